@@ -1,0 +1,89 @@
+"""Where the time of one run went: marks on one monotonic clock, cut into stages that callers see.
+
+Critical stages follow each other without overlap from the call's arrival to the first delta and sum to the time to
+first token; side stages run beside them. All readings are ``time.perf_counter_ns``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from time import perf_counter_ns
+
+
+class Stage(StrEnum):
+    """The critical stages, in the order in which a request passes them."""
+
+    AUTH = "auth"
+    ADMISSION = "admission"
+    AGENT = "agent"
+    SESSION = "session"
+    MEMORY = "memory"
+    PROMPT = "prompt"
+    POOL = "pool"
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    REQUEST = "request"
+    FIRST_TOKEN = "first_token"  # noqa: S105 - a stage, not a password
+
+
+@dataclass(frozen=True, slots=True)
+class StageTiming:
+    """One stage: start and duration in microseconds since the call arrived."""
+
+    stage: str
+    start_us: int
+    duration_us: int
+    critical: bool = True
+
+
+class Timeline:
+    """Collects the stages of one run. Closing a critical stage opens the next: no gap, no overlap.
+
+    ``waited_ns`` is time spent on others (provider, tools, parked, configured delays): what is left of the total is ours.
+    """
+
+    __slots__ = ("_clock", "_cut", "_stages", "started_ns", "waited_ns")
+
+    def __init__(self, started_ns: int | None = None, clock: Callable[[], int] = perf_counter_ns) -> None:
+        self._clock = clock
+        self.started_ns = clock() if started_ns is None else started_ns
+        self._cut = self.started_ns
+        self._stages: list[tuple[str, int, int, bool]] = []
+        self.waited_ns = 0
+
+    def reached(self, stage: str, at_ns: int | None = None) -> None:
+        """The critical path leaves ``stage`` now; it had entered it when the one before ended."""
+        now = self._clock() if at_ns is None else max(at_ns, self._cut)
+        self._stages.append((stage, self._cut, now, True))
+        self._cut = now
+
+    def beside(self, stage: str, start_ns: int, end_ns: int) -> None:
+        """A stage that ran beside the critical path."""
+        self._stages.append((stage, start_ns, end_ns, False))
+
+    def waited(self, since_ns: int) -> None:
+        """From ``since_ns`` until now somebody else had the ball."""
+        self.waited_ns += self._clock() - since_ns
+
+    def now_ns(self) -> int:
+        """A reading of this timeline's clock."""
+        return self._clock()
+
+    def elapsed_us(self) -> int:
+        """Microseconds since the call arrived."""
+        return (self._clock() - self.started_ns) // 1000
+
+    def overhead_us(self) -> int:
+        """Microseconds that were ours: all of the time but what others had the ball for."""
+        return max(0, self._clock() - self.started_ns - self.waited_ns) // 1000
+
+    def timings(self) -> tuple[StageTiming, ...]:
+        """The stages so far. Starts are truncated and durations are differences of truncated ends, so sums hold exactly."""
+        origin = self.started_ns
+        return tuple(
+            StageTiming(stage, (start - origin) // 1000, (end - origin) // 1000 - (start - origin) // 1000, critical)
+            for stage, start, end, critical in self._stages
+        )

@@ -1,0 +1,122 @@
+"""Agents, ready to run: read once, bound to their model and tools once, kept until they change."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+from agentsvc.domain.agents import Agent, AgentStatus, LLMConfig
+from agentsvc.domain.errors import AgentsvcError, Reason, invalid_field
+from agentsvc.domain.ports import AgentStore, ChatModel, Filter, Models, Page, PageRequest
+from agentsvc.domain.runs import Principal, RunOptions
+from agentsvc.engine.ids import new_id
+from agentsvc.engine.tools import Toolset
+
+_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An agent with its model chosen and its tools at hand."""
+
+    agent: Agent
+    model: ChatModel
+    model_name: str
+    tools: Toolset
+
+
+class Catalog:
+    """Reads and changes agents. A prepared agent is used by any number of runs at once; it holds no state of theirs."""
+
+    def __init__(self, store: AgentStore, models: Models, tools: Toolset) -> None:
+        self._store = store
+        self._models = models
+        self._tools = tools
+        self._prepared: OrderedDict[tuple[str, str], Prepared] = OrderedDict()
+
+    def cached(self, tenant_id: str, agent_id: str) -> Prepared | None:
+        """The agent if it is at hand: no I/O, no await."""
+        return self._prepared.get((tenant_id, agent_id))
+
+    async def prepare(self, tenant_id: str, agent_id: str) -> Prepared:
+        """The agent, read if need be.
+
+        Raises:
+            AgentsvcError: AGENT_NOT_FOUND; PROVIDER_NOT_CONFIGURED.
+        """
+        agent = await self._store.get(tenant_id, agent_id)
+        if agent is None:
+            raise _not_found(agent_id)
+        if agent.status is AgentStatus.DISABLED:
+            raise AgentsvcError(
+                Reason.AGENT_NOT_FOUND, f"Agent {agent_id!r} is disabled: set its status to ACTIVE with UpdateAgent."
+            )
+        model, name = self._models.bind(agent.llm_config)
+        prepared = Prepared(agent, model, name, self._tools.pick(agent.tools))
+        self._prepared[tenant_id, agent_id] = prepared
+        if len(self._prepared) > _KEPT:
+            self._prepared.popitem(last=False)
+        return prepared
+
+    def choose(self, prepared: Prepared, options: RunOptions) -> tuple[ChatModel, str]:
+        """The model of one call: the agent's, unless the call names another provider or model."""
+        config = prepared.agent.llm_config
+        if options.provider and options.provider != config.provider:
+            # Another vendor: the agent's own address and key are not for it.
+            return self._models.bind(LLMConfig(options.provider, options.model))
+        return prepared.model, options.model or prepared.model_name
+
+    def forget(self, tenant_id: str = "", agent_id: str = "") -> None:
+        """Drops one prepared agent, or all of them: something changed elsewhere."""
+        if agent_id:
+            self._prepared.pop((tenant_id, agent_id), None)
+        else:
+            self._prepared.clear()
+
+    async def get(self, principal: Principal, agent_id: str) -> Agent:
+        """The agent as stored; AGENT_NOT_FOUND."""
+        if agent := await self._store.get(principal.tenant_id, agent_id):
+            return agent
+        raise _not_found(agent_id)
+
+    async def list(self, principal: Principal, page: PageRequest, where: Filter) -> Page[Agent]:
+        """The tenant's agents, newest first."""
+        return await self._store.list(principal.tenant_id, page, where)
+
+    async def create(self, principal: Principal, agent: Agent) -> Agent:
+        """Stores a new agent; an empty id is made. ALREADY_EXISTS, INVALID_FIELD."""
+        self._check(agent)
+        agent = agent if agent.agent_id else replace(agent, agent_id=new_id("agent"))
+        return await self._store.create(principal.tenant_id, agent)
+
+    async def update(self, principal: Principal, agent: Agent, etag: str) -> Agent:
+        """Replaces an agent. Runs that go on keep what they started with; the next one sees the change."""
+        self._check(agent)
+        updated = await self._store.update(principal.tenant_id, agent, etag)
+        self.forget(principal.tenant_id, agent.agent_id)
+        if updated is None:
+            raise _not_found(agent.agent_id)
+        return updated
+
+    async def delete(self, principal: Principal, agent_id: str, etag: str) -> None:
+        """Removes an agent for good; its runs keep their id. AGENT_NOT_FOUND, ETAG_MISMATCH."""
+        found = await self._store.delete(principal.tenant_id, agent_id, etag)
+        self.forget(principal.tenant_id, agent_id)
+        if not found:
+            raise _not_found(agent_id)
+
+    def _check(self, agent: Agent) -> None:
+        """An agent that could never run is refused when it is written, not at its first question."""
+        if not agent.llm_config.provider:
+            raise invalid_field("agent.llm_config.provider", "name a provider, for example openai")
+        self._tools.pick(agent.tools)
+        try:
+            self._models.bind(agent.llm_config)
+        except AgentsvcError as error:
+            # Its key may be set later, with a restart; everything else is the caller's to mend now.
+            if error.reason is not Reason.PROVIDER_NOT_CONFIGURED:
+                raise
+
+
+def _not_found(agent_id: str) -> AgentsvcError:
+    return AgentsvcError(Reason.AGENT_NOT_FOUND, f"There is no agent {agent_id!r}.")

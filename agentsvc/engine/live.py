@@ -1,0 +1,297 @@
+"""A run that lives in this process: a task that owns its journal. Every door is only a reader of it.
+
+The task asks the loop for events and appends them; whoever wants it to stop says why (``stop``), and the task ends in
+order: what was said is kept, the session is freed, the record is written, run_finished is appended. There is one way
+to the end, and every path takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from agentsvc.domain.errors import AgentsvcError, Error, Reason
+from agentsvc.domain.events import (
+    BudgetKind,
+    GenerationCompleted,
+    ReasoningDelta,
+    RunFinished,
+    RunStarted,
+    RunState,
+    TextDelta,
+    Timings,
+    ToolCallStarted,
+)
+from agentsvc.domain.messages import Message, Role
+from agentsvc.domain.ports import Ledger
+from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Run, RunRequest
+from agentsvc.domain.timeline import Stage, Timeline
+from agentsvc.engine.budget import BudgetExceeded
+from agentsvc.engine.journal import Journal, Reader
+from agentsvc.engine.loop import Plan, converse
+from agentsvc.engine.sessions import Conversation
+from agentsvc.engine.transcript import Transcript
+
+_log = logging.getLogger(__name__)
+_COMMIT_WAIT = 1.0  # seconds run_finished waits for the commit before it says persisted = false
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended, or must end now."""
+
+    state: RunState
+    error: Error | None = None
+    budget_kind: BudgetKind | None = None
+
+    @classmethod
+    def failed(cls, reason: Reason, message: str, state: RunState = RunState.FAILED) -> Ending:
+        """An end with an error."""
+        return cls(state, Error(reason, message, retryable=reason.retryable))
+
+
+COMPLETED = Ending(RunState.COMPLETED)
+CANCELLED = Ending.failed(Reason.CANCELLED, "The run was cancelled.", RunState.CANCELLED)
+DISCONNECTED = Ending.failed(
+    Reason.CANCELLED, "The last reader left, and on_disconnect ends the run.", RunState.CANCELLED
+)
+REPLACED = Ending.failed(Reason.CANCELLED, "A newer message of the session took its place.", RunState.CANCELLED)
+DEADLINE = Ending.failed(Reason.DEADLINE, "The call's deadline passed before the run ended.")
+WALL_CLOCK = Ending(RunState.BUDGET_EXCEEDED, budget_kind=BudgetKind.WALL_CLOCK)
+INTERRUPTED = Ending.failed(
+    Reason.RUN_INTERRUPTED, "The service is shutting down and the run could not end in time.", RunState.INTERRUPTED
+)
+
+
+class Live:
+    """One run, from its admission until its journal is dropped.
+
+    ``prepare`` assembles the plan when the run has its session's turn. ``on_settled`` is told once, when the run's
+    slot and session are free again; ``on_ended`` once, after run_finished.
+    """
+
+    def __init__(
+        self,
+        tenant_id: str,
+        run: Run,
+        request: RunRequest,
+        started: RunStarted,
+        journal: Journal,
+        timeline: Timeline,
+        conversation: Conversation,
+        ledger: Ledger | None,
+        prepare: Callable[[Live], Plan],
+    ) -> None:
+        self.tenant_id = tenant_id
+        self.run_id = run.run_id
+        self.request = request
+        self.journal = journal
+        self.timeline = timeline
+        self.conversation = conversation
+        self.on_settled: Callable[[Live], None] = _nothing
+        self.on_ended: Callable[[Live], None] = _nothing
+        self._run = run
+        self._started = started
+        self._ledger = ledger
+        self._prepare = prepare
+        self._plan: Plan | None = None
+        self._transcript = Transcript()
+        self._readers = 0
+        self._cause: Ending | None = None
+        self._settled = False
+        self._commit: asyncio.Future[None] | None = None
+        self._leave_timer: asyncio.TimerHandle | None = None
+        self._limit_timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._running = False
+
+    def begin(self, wall_clock: float | None) -> None:
+        """Starts the task. The nearest of deadline (under CANCEL) and ``wall_clock`` seconds will end it."""
+        loop = asyncio.get_running_loop()
+        limits = [] if wall_clock is None else [(loop.time() + wall_clock, WALL_CLOCK)]
+        if self.request.deadline is not None and self.request.options.on_disconnect is OnDisconnect.CANCEL:
+            limits.append((self.request.deadline, DEADLINE))
+        if limits:
+            when, ending = min(limits, key=lambda limit: limit[0])
+            self._limit_timer = loop.call_at(when, self.stop, ending)
+        self._task = loop.create_task(self._drive(), name=self.run_id)
+
+    @property
+    def state(self) -> RunState:
+        """Where the run is now."""
+        return self._run.state
+
+    def stop(self, ending: Ending) -> None:
+        """Ends the run with ``ending``, unless it is over already. Idempotent; the first cause counts."""
+        if self._settled or self._cause is not None:
+            return
+        self._cause = ending
+        if self._running and self._task is not None:
+            self._task.cancel()
+
+    def reader(self, after: int = 0) -> Reader:
+        """A reader of this run's events after ``after``.
+
+        Raises:
+            AgentsvcError: CURSOR_OUT_OF_RANGE.
+        """
+        reader = self.journal.reader(after)
+        reader.on_close(self._left)
+        self._readers += 1
+        if self._leave_timer is not None:
+            self._leave_timer.cancel()
+            self._leave_timer = None
+        return reader
+
+    async def ended(self) -> Run:
+        """The run's record, once it is over."""
+        while self.journal.end is None:
+            await self.journal.wait()
+        return self._run
+
+    def record(self) -> Run:
+        """The run as it is now."""
+        if self._settled:
+            return self._run
+        return replace(
+            self._run,
+            partial_text="".join(self._transcript.answer.text),
+            usage=self._transcript.usage,
+            last_sequence=self.journal.last,
+        )
+
+    def _left(self, detached: bool) -> None:
+        """A reader closed. Being detached by us never counts as leaving."""
+        self._readers -= 1
+        if self._readers or detached or self._settled:
+            return
+        options = self.request.options
+        if options.on_disconnect is OnDisconnect.CANCEL:
+            self.stop(DISCONNECTED)
+        elif options.on_disconnect is OnDisconnect.CONTINUE_FOR:
+            loop = asyncio.get_running_loop()
+            self._leave_timer = loop.call_later(options.continue_for, self.stop, DISCONNECTED)
+
+    async def _drive(self) -> None:
+        """The task: converse, settle, finish."""
+        self._running = True
+        try:
+            ending = self._cause or await self._converse()
+        except asyncio.CancelledError:
+            if self._cause is None:
+                raise  # the loop is being torn down: nobody is left to tell
+            ending = self._cause
+            asyncio.current_task().uncancel()  # type: ignore[union-attr] # inside a task by construction
+        except BudgetExceeded as limit:
+            ending = Ending(RunState.BUDGET_EXCEEDED, budget_kind=limit.kind)
+        except AgentsvcError as error:
+            ending = Ending(RunState.FAILED, self._final(error.error))
+        except Exception:  # the outermost edge of a run: a bug of ours ends it in order and is logged once
+            _log.exception("run %s failed by a bug", self.run_id)
+            ending = Ending.failed(Reason.INTERNAL, f"A bug of the service ended the run; quote run {self.run_id}.")
+        self._settle(ending)
+        await self._finish(ending)
+
+    async def _converse(self) -> Ending:
+        self.journal.append(self._started, 0)
+        if self.request.options.on_session_busy is OnSessionBusy.QUEUE:
+            await self._turn()
+        self._run = replace(self._run, state=RunState.RUNNING)
+        self._plan = plan = self._prepare(self)
+        self.timeline.reached(Stage.PROMPT)
+        append, transcript = self.journal.append, self._transcript
+        show_timings = plan.streaming.emit_timings
+        async with aclosing(converse(plan, transcript, self.timeline)) as events:
+            async for event in events:
+                if type(event) is GenerationCompleted:
+                    # The session is free and its history readable before anybody learns that the answer is final.
+                    self._settle(COMPLETED)
+                append(event, transcript.step)
+                if show_timings and isinstance(event, TextDelta | ReasoningDelta | ToolCallStarted):
+                    append(Timings(self.timeline.timings()), transcript.step)
+                    show_timings = False
+        return COMPLETED
+
+    async def _turn(self) -> None:
+        """Waits in the session's queue; that time is nobody's overhead."""
+        waiting = self.timeline.now_ns()
+        await self.conversation.turn(self.run_id)
+        self.timeline.waited(waiting)
+
+    def _settle(self, ending: Ending) -> None:
+        """Everything but the last event: the record is final, the turn passes on, the ledger has accepted the rows."""
+        if self._settled:
+            return
+        self._settled = True
+        for timer in (self._limit_timer, self._leave_timer):
+            if timer is not None:
+                timer.cancel()
+        transcript = self._transcript
+        transcript.close()
+        completed = ending.state is RunState.COMPLETED
+        self._run = replace(
+            self._run,
+            state=ending.state,
+            text=transcript.text if completed else "",
+            partial_text="" if completed else transcript.text,
+            finish_reason=transcript.finish_reason,
+            usage=transcript.usage,
+            error=ending.error,
+            budget_kind=ending.budget_kind,
+            last_sequence=self.journal.last + (2 if completed else 1),
+            framework_overhead_us=self.timeline.overhead_us(),
+            end_time=datetime.now(UTC),
+        )
+        messages = self._messages()
+        if self._ledger is not None:
+            self._commit = self._ledger.ended(self.tenant_id, self._run, messages)
+        self.conversation.release(self.run_id, messages)
+        self.on_settled(self)
+
+    def _messages(self) -> tuple[Message, ...]:
+        """The turn as the session keeps it: the question and all that was said to it."""
+        if self._plan is None:
+            return ()  # it never had its turn: nothing was asked
+        said = (Message(Role.USER, self.request.parts), *self._transcript.messages)
+        now = datetime.now(UTC)
+        return tuple(
+            replace(message, message_id=f"{self.run_id}.{position}", run_id=self.run_id, create_time=now)
+            for position, message in enumerate(said)
+        )
+
+    async def _finish(self, ending: Ending) -> None:
+        """The last event, when the rows are committed or a second has passed."""
+        persisted = False
+        if self._commit is not None:
+            done, _ = await asyncio.wait((self._commit,), timeout=_COMMIT_WAIT)
+            persisted = bool(done) and self._commit.exception() is None
+        run = self._run
+        self.journal.append(
+            RunFinished(
+                state=run.state,
+                error=ending.error,
+                partial_text=run.partial_text,
+                budget_kind=run.budget_kind,
+                usage=run.usage,
+                cost=run.cost,
+                persisted=persisted,
+                framework_overhead_us=run.framework_overhead_us,
+            ),
+            self._transcript.step,
+        )
+        self.on_ended(self)
+
+    def _final(self, error: Error) -> Error:
+        """The error as the caller sees it: who failed, and no promise of a retry once a tool was started for good."""
+        provider = error.provider or (self._plan.model.provider if self._plan else "")
+        return replace(
+            error, provider=provider, retryable=error.retryable and not self._transcript.started_unrepeatable
+        )
+
+
+def _nothing(_: Live) -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,316 @@
+"""All runs of this process: how one is started, found, read, cancelled. The doors' face of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from agentsvc.domain.agents import StreamingMode, StreamingOptions
+from agentsvc.domain.errors import AgentsvcError, Reason
+from agentsvc.domain.events import RunFinished, RunStarted, RunState
+from agentsvc.domain.messages import Media
+from agentsvc.domain.ports import ChatModel, Filter, Ledger, Page, PageRequest, RunStore
+from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Principal, Run, RunRequest
+from agentsvc.domain.timeline import Stage, Timeline
+from agentsvc.engine import prompt
+from agentsvc.engine.catalog import Catalog, Prepared
+from agentsvc.engine.ids import new_id
+from agentsvc.engine.journal import Library, Reader
+from agentsvc.engine.live import CANCELLED, REPLACED, Live
+from agentsvc.engine.loop import Plan
+from agentsvc.engine.sessions import Conversation, Sessions, not_found
+
+_DEFAULT_STREAMING = StreamingOptions(StreamingMode.STREAM, 0, 0.0, False, False, False)
+
+
+@dataclass(frozen=True, slots=True)
+class RunsConfig:
+    """``max_run_time`` in seconds bounds every run, whatever its budget; ``max_steps`` is the default of a call."""
+
+    max_run_time: float = 3600.0
+    max_steps: int = 10
+
+
+class Runs:
+    """Starts runs and remembers them for as long as their journals are kept."""
+
+    def __init__(
+        self,
+        config: RunsConfig,
+        catalog: Catalog,
+        sessions: Sessions,
+        library: Library,
+        store: RunStore,
+        ledger: Ledger,
+    ) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._sessions = sessions
+        self._library = library
+        self._store = store
+        self._ledger = ledger
+        self._live: dict[tuple[str, str], Live] = {}
+        self._by_request: dict[tuple[str, str], asyncio.Future[Live]] = {}
+        self.on_ended: Callable[[Live], None] = lambda _: None
+
+    async def start(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Live:
+        """Starts a run, or joins the one that the same ``request_id`` started before.
+
+        Everything that can be refused is refused here, before a run exists.
+
+        Raises:
+            AgentsvcError: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, PROVIDER_NOT_CONFIGURED,
+                CAPABILITY_MISSING, REQUEST_ID_REUSED, STORAGE_UNAVAILABLE.
+        """
+        if not request.request_id:
+            return await self._start(principal, request, timeline)
+        key = principal.tenant_id, request.request_id
+        if (earlier := self._by_request.get(key)) is not None:
+            return _same(await asyncio.shield(earlier), request)
+        claim = self._by_request[key] = asyncio.get_running_loop().create_future()
+        try:
+            if (run := await self._store.by_request_id(*key)) is not None:
+                raise _ended_before(run, request)
+            live = await self._start(principal, request, timeline)
+        except BaseException as error:
+            # Whoever joined meanwhile gets the same refusal; the next call with this id begins anew.
+            self._by_request.pop(key, None)
+            claim.set_exception(error if isinstance(error, AgentsvcError) else AgentsvcError(*_ABANDONED))
+            claim.exception()  # marks it as seen: joining is optional
+            raise
+        claim.set_result(live)
+        return _same(live, request)
+
+    def find(self, principal: Principal, run_id: str) -> Live | None:
+        """The run if this process still holds it."""
+        return self._live.get((principal.tenant_id, run_id))
+
+    async def get(self, principal: Principal, run_id: str) -> Run:
+        """The run's record. RUN_NOT_FOUND."""
+        if live := self.find(principal, run_id):
+            return live.record()
+        if run := await self._store.get(principal.tenant_id, run_id):
+            return run
+        raise _not_found(run_id)
+
+    async def list(self, principal: Principal, page: PageRequest, where: Filter) -> Page[Run]:
+        """The tenant's runs, newest first."""
+        return await self._store.list(principal.tenant_id, page, where)
+
+    async def subscribe(self, principal: Principal, run_id: str, after_sequence: int) -> Reader:
+        """A reader of a run's events after ``after_sequence``; resume never calls a provider.
+
+        Raises:
+            AgentsvcError: RUN_NOT_FOUND, CURSOR_OUT_OF_RANGE, RUN_NOT_RESUMABLE (it lives elsewhere).
+        """
+        if live := self.find(principal, run_id):
+            return live.reader(after_sequence)
+        run = await self.get(principal, run_id)
+        if not run.state.ended:
+            raise AgentsvcError(
+                Reason.RUN_NOT_RESUMABLE, f"Run {run_id!r} is not in this process. Follow it with GetRun."
+            )
+        return self._library.last_entry(run.last_sequence, _finished(run)).reader(after_sequence)
+
+    async def cancel(self, principal: Principal, run_id: str) -> Run:
+        """Ends a run in order and returns its record; a run that is over is returned as it is. RUN_NOT_FOUND."""
+        if live := self.find(principal, run_id):
+            live.stop(CANCELLED)
+            return await live.ended()
+        return await self.get(principal, run_id)
+
+    async def _start(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Live:
+        tenant = principal.tenant_id
+        timeline.reached(Stage.ADMISSION)
+        prepared = self._catalog.cached(tenant, request.agent_id) or await self._catalog.prepare(
+            tenant, request.agent_id
+        )
+        model, model_name = self._catalog.choose(prepared, request.options)
+        _check_capabilities(model, prepared, request)
+        timeline.reached(Stage.AGENT)
+        run_id = new_id("run")
+        conversation = await self._conversation(tenant, request)
+        await self._seat(tenant, conversation, request, run_id)
+        timeline.reached(Stage.SESSION)
+        try:
+            return self._launch(tenant, request, timeline, prepared, model, model_name, conversation, run_id)
+        except BaseException:
+            conversation.release(run_id, ())
+            raise
+
+    async def _conversation(self, tenant: str, request: RunRequest) -> Conversation:
+        """The session the call names, or a new one."""
+        if not request.session_id:
+            return self._sessions.begin(tenant, request.agent_id, request.user_id, keep=request.store)
+        conversation = self._sessions.cached(tenant, request.session_id) or await self._sessions.load(
+            tenant, request.session_id
+        )
+        if (
+            conversation is None
+            or conversation.session.agent_id != request.agent_id
+            or conversation.session.user_id != request.user_id
+        ):
+            raise not_found(request.session_id)
+        return conversation
+
+    async def _seat(self, tenant: str, conversation: Conversation, request: RunRequest, run_id: str) -> None:
+        """Takes the session's turn as the call's policy says. QUEUE waits later, in the run's own task."""
+        match request.options.on_session_busy:
+            case OnSessionBusy.INTERRUPT:
+                while conversation.run_id:
+                    holder = self._live.get((tenant, conversation.run_id))
+                    if holder is None:
+                        break
+                    holder.stop(REPLACED)
+                    await holder.ended()
+                conversation.take(run_id)
+            case OnSessionBusy.REJECT:
+                conversation.take(run_id)
+            case OnSessionBusy.QUEUE if not conversation.run_id:
+                conversation.take(run_id)
+            case _:
+                pass
+
+    def _launch(
+        self,
+        tenant: str,
+        request: RunRequest,
+        timeline: Timeline,
+        prepared: Prepared,
+        model: ChatModel,
+        model_name: str,
+        conversation: Conversation,
+        run_id: str,
+    ) -> Live:
+        """No await between here and the first event: a run that was refused leaves nothing behind."""
+        agent, options = prepared.agent, request.options
+        streaming = options.streaming.over(agent.streaming).over(_DEFAULT_STREAMING)
+        session_id = conversation.session.session_id if request.store or request.session_id else ""
+
+        def plan(live: Live) -> Plan:
+            history = (
+                prompt.recent(conversation.messages, options.memory.over(agent.memory))
+                if request.history is None
+                else request.history
+            )
+            mode = streaming.mode or StreamingMode.STREAM
+            return Plan(
+                model=model,
+                request=prompt.assemble(agent, request, model_name, prepared.tools, mode, history),
+                tools=prepared.tools,
+                streaming=streaming,
+                max_steps=options.max_steps or self._config.max_steps,
+                budget=budget,
+                run_id=live.run_id,
+                user_id=request.user_id,
+                metadata=request.metadata,
+            )
+
+        budget = options.budget.over(agent.budget)
+        run = Run(
+            run_id,
+            request.agent_id,
+            session_id,
+            request.user_id,
+            request.request_id,
+            request.fingerprint,
+            state=RunState.QUEUED if conversation.run_id != run_id else RunState.RUNNING,
+            labels=request.labels,
+            first_sequence=1,
+            create_time=datetime.now(UTC),
+        )
+        started = RunStarted(
+            run_id,
+            session_id,
+            request.agent_id,
+            model.provider,
+            model_name,
+            streaming.mode or StreamingMode.STREAM,
+            resumable=options.on_disconnect is not OnDisconnect.CANCEL,
+        )
+        live = Live(
+            tenant,
+            run,
+            request,
+            started,
+            self._library.open(timeline.started_ns),
+            timeline,
+            conversation,
+            self._ledger if request.store else None,
+            plan,
+        )
+        if request.store:
+            self._ledger.started(tenant, run, conversation.session if conversation.fresh else None)
+        self._live[tenant, run_id] = live
+        live.on_ended = self._retire
+        live.begin(min(budget.wall_clock or self._config.max_run_time, self._config.max_run_time))
+        return live
+
+    def _retire(self, live: Live) -> None:
+        """The run is over: its journal can still be read for a while."""
+        asyncio.get_running_loop().call_later(self._library.config.retention, self._drop, live)
+        self.on_ended(live)
+
+    def _drop(self, live: Live) -> None:
+        self._live.pop((live.tenant_id, live.run_id), None)
+        self._by_request.pop((live.tenant_id, live.request.request_id), None)
+        self._library.drop(live.journal)
+
+
+_ABANDONED = Reason.CANCELLED, "The call that started this request_id was given up before its run began."
+
+
+def _same(live: Live, request: RunRequest) -> Live:
+    if live.request.fingerprint != request.fingerprint:
+        raise _reused(request.request_id)
+    return live
+
+
+def _reused(request_id: str) -> AgentsvcError:
+    return AgentsvcError(
+        Reason.REQUEST_ID_REUSED,
+        f"request_id {request_id!r} was used before with another request. Use a new id for a new request.",
+    )
+
+
+def _ended_before(run: Run, request: RunRequest) -> AgentsvcError:
+    """The run of an earlier ``request_id`` that only the store still knows."""
+    if run.fingerprint != request.fingerprint:
+        return _reused(request.request_id)
+    return AgentsvcError(
+        Reason.RUN_NOT_RESUMABLE,
+        f"request_id {request.request_id!r} started run {run.run_id!r}, which is no longer streamed. "
+        "Read its text with GetRun.",
+        metadata={"run_id": run.run_id},
+    )
+
+
+def _not_found(run_id: str) -> AgentsvcError:
+    return AgentsvcError(Reason.RUN_NOT_FOUND, f"There is no run {run_id!r}.")
+
+
+def _finished(run: Run) -> RunFinished:
+    """run_finished of a run that only the store still knows."""
+    return RunFinished(
+        run.state, run.error, run.partial_text, run.budget_kind, run.usage, run.cost, True, run.framework_overhead_us
+    )
+
+
+def _check_capabilities(model: ChatModel, prepared: Prepared, request: RunRequest) -> None:
+    """What the vendor cannot carry is refused before any call."""
+    can = model.capabilities
+    kinds = {part.kind for part in request.parts if isinstance(part, Media)}
+    for needed, has, field in (
+        (bool(prepared.tools.tools), can.tools, "agent.tools"),
+        ("image" in kinds, can.images, "parts.image"),
+        ("file" in kinds, can.files, "parts.file"),
+        (request.options.response_schema is not None, can.response_schema, "options.response_schema"),
+    ):
+        if needed and not has:
+            raise AgentsvcError(
+                Reason.CAPABILITY_MISSING,
+                f"{field}: provider {model.provider!r} does not support it. Choose another provider or leave it out.",
+                provider=model.provider,
+            )

@@ -1,0 +1,180 @@
+"""What a run has said so far, kept so that it can be stopped at any moment and leave a conversation that goes on."""
+
+from __future__ import annotations
+
+from agentsvc.domain.errors import ProviderError, Reason
+from agentsvc.domain.events import (
+    ModelFinished,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArgumentsDelta,
+    ToolCallStarted,
+    ToolResult,
+    ToolStatus,
+)
+from agentsvc.domain.messages import (
+    FinishReason,
+    Message,
+    MessageStatus,
+    ProviderState,
+    Role,
+    Text,
+    ToolCall,
+    Usage,
+)
+from agentsvc.domain.ports import ModelRequest
+from agentsvc.engine import estimate
+from agentsvc.engine.ids import new_id
+
+
+class Answer:
+    """One answer of the model while it arrives: text, reasoning, calls with growing arguments."""
+
+    __slots__ = ("_renamed", "arguments", "finish_reason", "names", "reasoning", "state", "text", "usage")
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.reasoning: list[str] = []
+        self.names: dict[str, str] = {}
+        self.arguments: dict[str, list[str]] = {}
+        self.finish_reason: FinishReason | None = None
+        self.usage: Usage | None = None
+        self.state: ProviderState | None = None
+        self._renamed: dict[str, str] = {}
+
+    def call_started(self, event: ToolCallStarted, taken: set[str]) -> ToolCallStarted:
+        """Ids are unique in a run: one that an earlier step used (some vendors count from 0 each time) gets a new one."""
+        if event.tool_call_id in taken:
+            self._renamed[event.tool_call_id] = fresh = new_id("call")
+            event = ToolCallStarted(fresh, event.name)
+        taken.add(event.tool_call_id)
+        self.names[event.tool_call_id] = event.name
+        self.arguments[event.tool_call_id] = []
+        return event
+
+    def arguments_delta(self, event: ToolCallArgumentsDelta) -> ToolCallArgumentsDelta:
+        """A piece of a call's arguments, under the call's id in this run."""
+        if fresh := self._renamed.get(event.tool_call_id):
+            event = ToolCallArgumentsDelta(fresh, event.fragment)
+        self.arguments[event.tool_call_id].append(event.fragment)
+        return event
+
+    def finished(self, event: ModelFinished) -> None:
+        """The model's own end of this answer."""
+        if event.finish_reason is FinishReason.ERROR:
+            raise ProviderError(
+                Reason.PROVIDER_SERVER_ERROR, "The model stopped with an error of its own. Trying again may help."
+            )
+        self.finish_reason = event.finish_reason
+        self.usage = event.usage
+        self.state = event.provider_state
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls, in the order in which they began."""
+        return tuple(ToolCall(i, name, "".join(self.arguments[i]) or "{}") for i, name in self.names.items())
+
+    @property
+    def output(self) -> str:
+        """Everything the model produced, as text to be counted."""
+        calls = [piece for i, name in self.names.items() for piece in (name, *self.arguments[i])]
+        return "".join((*self.reasoning, *self.text, *calls))
+
+
+class Transcript:
+    """The messages of one run, and the answer in the making. ``close`` makes it whole at any moment."""
+
+    __slots__ = (
+        "_call_ids",
+        "_open",
+        "_request",
+        "answer",
+        "finish_reason",
+        "messages",
+        "started_unrepeatable",
+        "step",
+        "text",
+        "usage",
+    )
+
+    def __init__(self) -> None:
+        self.started_unrepeatable = False  # a tool that must not run twice was started: the run's error is final
+        self.messages: list[Message] = []
+        self.answer = Answer()
+        self.step = 0
+        self.text = ""
+        self.finish_reason: FinishReason | None = None
+        self.usage = Usage()
+        self._call_ids: set[str] = set()
+        self._open: dict[str, ToolCall] = {}
+        self._request: ModelRequest | None = None
+
+    def begin_step(self, step: int, request: ModelRequest) -> Answer:
+        """A new request is about to leave."""
+        self.step = step
+        self.answer = Answer()
+        self._request = request
+        return self.answer
+
+    def heard(
+        self, event: TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta
+    ) -> tuple[TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta, int]:
+        """Takes a delta in; returns it as callers see it, and how many characters it spent."""
+        match event:
+            case TextDelta(text):
+                self.answer.text.append(text)
+                return event, len(text)
+            case ReasoningDelta(text):
+                self.answer.reasoning.append(text)
+                return event, len(text)
+            case ToolCallArgumentsDelta(_, fragment):
+                return self.answer.arguments_delta(event), len(fragment)
+            case ToolCallStarted(_, name):
+                return self.answer.call_started(event, self._call_ids), len(name)
+
+    def end_answer(self) -> Usage:
+        """The answer is complete: it becomes a message. Its tool calls are open until their results come."""
+        answer, calls = self.answer, self.answer.calls
+        usage = self._count(answer)
+        self.usage += usage
+        self.text = "".join(answer.text)
+        self.finish_reason = FinishReason.TOOL_CALLS if calls else answer.finish_reason
+        parts = (Text(self.text),) if self.text else ()
+        self.messages.append(Message(Role.ASSISTANT, parts, calls, provider_state=answer.state))
+        self._open = {call.tool_call_id: call for call in calls}
+        self._request = None
+        return usage
+
+    def result(self, result: ToolResult) -> None:
+        """A tool call's result."""
+        self._open.pop(result.tool_call_id, None)
+        failed = result.status is not ToolStatus.OK
+        self.messages.append(Message(Role.TOOL, result.content, tool_call_id=result.tool_call_id, is_error=failed))
+
+    def in_call_order(self, calls: tuple[ToolCall, ...]) -> None:
+        """Results came as tools ended; the prompt must not depend on who was faster."""
+        order = {call.tool_call_id: position for position, call in enumerate(calls)}
+        self.messages[-len(calls) :] = sorted(self.messages[-len(calls) :], key=lambda m: order[m.tool_call_id])
+
+    def close(self) -> None:
+        """The run stops here. An unfinished answer is kept as PARTIAL text without its unfinished calls; an open tool
+        call is answered as cancelled, so that the history holds no dangling call and the next turn works.
+        """
+        if self._request is not None:
+            self.usage += self._count(self.answer)
+            self._request = None
+            self.text = "".join(self.answer.text)
+            if self.text:
+                self.messages.append(Message(Role.ASSISTANT, (Text(self.text),), status=MessageStatus.PARTIAL))
+        for call_id in self._open:
+            self.messages.append(
+                Message(Role.TOOL, (Text("The call was cancelled."),), tool_call_id=call_id, is_error=True)
+            )
+        self._open = {}
+
+    def _count(self, answer: Answer) -> Usage:
+        """The vendor's count, or our estimate where it gave none; never 0/0 by accident."""
+        assert self._request is not None  # noqa: S101 - only inside a step
+        if answer.usage is not None and answer.usage.total_tokens:
+            return answer.usage
+        return estimate.usage(self._request, answer.output)
