@@ -1,7 +1,7 @@
 """The contract of agentsvc, for callers: ``from agentsvc import v1``, then ``v1.StreamChatRequest(...)``.
 
-Everything of protos/agentsvc/v1 in one place: messages, enums and their values, service stubs and servicers. The
-comments of the .proto files stand in the .pyi files. Made by protos/generate.py; do not edit.
+Everything of protos/agentsvc/v1 in one place: messages, enums and their values, service stubs and servicers. What the
+comments there say stands in the .pyi files. Made by protos/generate.py; do not edit.
 """
 
 from agentsvc.v1.agent_admin_service_pb2 import (

@@ -1,0 +1,1 @@
+"""A multi-provider, multi-tenant LLM agent service whose native tongue is gRPC streaming."""
