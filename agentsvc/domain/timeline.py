@@ -43,9 +43,10 @@ class Timeline:
     """Collects the stages of one run. Closing a critical stage opens the next: no gap, no overlap.
 
     ``waited_ns`` is time spent on others (provider, tools, parked, configured delays): what is left of the total is ours.
+    ``answered`` from the run's first token on: later answers of models add to ``waited_ns``, but no stages.
     """
 
-    __slots__ = ("_clock", "_cut", "_stages", "started_ns", "waited_ns")
+    __slots__ = ("_clock", "_cut", "_stages", "answered", "started_ns", "waited_ns")
 
     def __init__(self, started_ns: int | None = None, clock: Callable[[], int] = perf_counter_ns) -> None:
         self._clock = clock
@@ -53,6 +54,7 @@ class Timeline:
         self._cut = self.started_ns
         self._stages: list[tuple[str, int, int, bool]] = []
         self.waited_ns = 0
+        self.answered = False
 
     def reached(self, stage: str, at_ns: int | None = None) -> None:
         """The critical path leaves ``stage`` now; it had entered it when the one before ended."""

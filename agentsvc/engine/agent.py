@@ -66,6 +66,8 @@ class Agent:
         self._generation = generation or GenerationOptions()
         self._streaming = streaming or StreamingOptions()
         self._budget = budget or Budget()
+        if self._budget.wall_clock is not None or self._budget.cost_micros is not None:
+            raise ValueError("budget: an Agent limits tokens and tool_calls; for time use asyncio.timeout")
         self._max_steps = max_steps
 
     async def generate(self, message: str | tuple[Part, ...]) -> Answer:

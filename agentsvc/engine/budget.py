@@ -49,7 +49,9 @@ class Meter:
         self.usage += usage
 
     def tool_calls(self, count: int) -> None:
-        """So many tools are about to start: all of them or none."""
+        """So many tools are about to start: all of them or none, and none whose result no model could be asked about."""
+        if self._budget.tokens is not None and self.usage.total_tokens >= self._budget.tokens:
+            raise BudgetExceeded(BudgetKind.TOKENS)
         self._tool_calls += count
         if self._budget.tool_calls is not None and self._tool_calls > self._budget.tool_calls:
             raise BudgetExceeded(BudgetKind.TOOL_CALLS)

@@ -33,6 +33,7 @@ class Catalog:
         self._models = models
         self._tools = tools
         self._prepared: OrderedDict[tuple[str, str], Prepared] = OrderedDict()
+        self._changes = 0
 
     def cached(self, tenant_id: str, agent_id: str) -> Prepared | None:
         """The agent if it is at hand: no I/O, no await."""
@@ -44,6 +45,7 @@ class Catalog:
         Raises:
             AgentsvcError: AGENT_NOT_FOUND; PROVIDER_NOT_CONFIGURED.
         """
+        changes = self._changes
         agent = await self._store.get(tenant_id, agent_id)
         if agent is None:
             raise _not_found(agent_id)
@@ -53,7 +55,8 @@ class Catalog:
             )
         model, name = self._models.bind(agent.llm_config)
         prepared = Prepared(agent, model, name, self._tools.pick(agent.tools))
-        self._prepared[tenant_id, agent_id] = prepared
+        if changes == self._changes:  # else what was read may be old already: good for this run, not to be kept
+            self._prepared[tenant_id, agent_id] = prepared
         if len(self._prepared) > _KEPT:
             self._prepared.popitem(last=False)
         return prepared
@@ -63,11 +66,16 @@ class Catalog:
         config = prepared.agent.llm_config
         if options.provider and options.provider != config.provider:
             # Another vendor: the agent's own address and key are not for it.
+            if config.base_url:
+                raise invalid_field(
+                    "options.provider", "this agent has an endpoint of its own and cannot be sent to another provider"
+                )
             return self._models.bind(LLMConfig(options.provider, options.model))
         return prepared.model, options.model or prepared.model_name
 
     def forget(self, tenant_id: str = "", agent_id: str = "") -> None:
         """Drops one prepared agent, or all of them: something changed elsewhere."""
+        self._changes += 1
         if agent_id:
             self._prepared.pop((tenant_id, agent_id), None)
         else:

@@ -51,7 +51,8 @@ class Library:
 
     def last_entry(self, sequence: int, event: RunFinished) -> Journal:
         """The journal of a run that ended and was dropped: of all its events only the last is still known."""
-        journal = Journal(self, perf_counter_ns())
+        # In a library of its own: it belongs to its one reader, takes no part in the caps and needs no retention.
+        journal = Library(self.config, self.encode).open()
         journal.oldest, journal.last = sequence, sequence - 1
         journal.append(event, 0)
         return journal
@@ -97,9 +98,10 @@ class Journal:
         """Numbers, encodes and publishes an event; returns its sequence. Nothing may follow RunFinished."""
         assert self.end is None, "an event after run_finished"  # noqa: S101 - promise 2, worth a crash in tests
         library = self._library
-        self.last = sequence = self.last + 1
+        sequence = self.last + 1
         wire = library.encode(sequence, (perf_counter_ns() - self._started_ns) // 1000, step, event)
         self._entries.append(wire)
+        self.last = sequence
         size = len(wire) + _ENTRY_BYTES
         self.size += size
         library.used += size
@@ -114,6 +116,10 @@ class Journal:
         if self._waiting:
             self._wake()
         return sequence
+
+    def elapsed_us(self) -> int:
+        """Microseconds since the run was admitted."""
+        return (perf_counter_ns() - self._started_ns) // 1000
 
     def reader(self, after: int = 0) -> Reader:
         """A reader of everything after ``after`` (0: from the start).
@@ -200,6 +206,10 @@ class Reader:
         entries = self.journal.since(self.cursor)
         self.cursor += len(entries)
         return entries
+
+    def elapsed_us(self) -> int:
+        """Microseconds since the run was admitted: for what is sent beside the journal's own entries."""
+        return self.journal.elapsed_us()
 
     async def wait(self) -> None:
         """Returns when ``take`` has something, at once if it has it already."""

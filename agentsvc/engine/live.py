@@ -26,10 +26,11 @@ from agentsvc.domain.events import (
     Timings,
     ToolCallStarted,
 )
-from agentsvc.domain.messages import Message, Role
+from agentsvc.domain.messages import Message
 from agentsvc.domain.ports import Ledger
-from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Run, RunRequest
+from agentsvc.domain.runs import OnDisconnect, Run, RunRequest
 from agentsvc.domain.timeline import Stage, Timeline
+from agentsvc.engine import prompt
 from agentsvc.engine.budget import BudgetExceeded
 from agentsvc.engine.journal import Journal, Reader
 from agentsvc.engine.loop import Plan, converse
@@ -37,6 +38,7 @@ from agentsvc.engine.sessions import Conversation
 from agentsvc.engine.transcript import Transcript
 
 _log = logging.getLogger(__name__)
+_DEADLINE_SLACK = 0.05  # seconds
 _COMMIT_WAIT = 1.0  # seconds run_finished waits for the commit before it says persisted = false
 
 
@@ -83,7 +85,7 @@ class Live:
         journal: Journal,
         timeline: Timeline,
         conversation: Conversation,
-        ledger: Ledger | None,
+        ledger: Ledger,
         prepare: Callable[[Live], Plan],
     ) -> None:
         self.tenant_id = tenant_id
@@ -95,14 +97,14 @@ class Live:
         self.on_settled: Callable[[Live], None] = _nothing
         self.on_ended: Callable[[Live], None] = _nothing
         self._run = run
-        self._started = started
+        self.started = started
         self._ledger = ledger
         self._prepare = prepare
         self._plan: Plan | None = None
         self._transcript = Transcript()
         self._readers = 0
         self._cause: Ending | None = None
-        self._settled = False
+        self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._commit: asyncio.Future[None] | None = None
         self._leave_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
@@ -127,7 +129,7 @@ class Live:
 
     def stop(self, ending: Ending) -> None:
         """Ends the run with ``ending``, unless it is over already. Idempotent; the first cause counts."""
-        if self._settled or self._cause is not None:
+        if self._settled.done() or self._cause is not None:
             return
         self._cause = ending
         if self._running and self._task is not None:
@@ -147,6 +149,10 @@ class Live:
             self._leave_timer = None
         return reader
 
+    async def settled(self) -> None:
+        """Returns when the session is free and the answer final; run_finished may still wait for the commit."""
+        await asyncio.shield(self._settled)
+
     async def ended(self) -> Run:
         """The run's record, once it is over."""
         while self.journal.end is None:
@@ -155,7 +161,7 @@ class Live:
 
     def record(self) -> Run:
         """The run as it is now."""
-        if self._settled:
+        if self._settled.done():
             return self._run
         return replace(
             self._run,
@@ -167,11 +173,13 @@ class Live:
     def _left(self, detached: bool) -> None:
         """A reader closed. Being detached by us never counts as leaving."""
         self._readers -= 1
-        if self._readers or detached or self._settled:
+        if self._readers or detached or self._settled.done():
             return
-        options = self.request.options
+        options, deadline = self.request.options, self.request.deadline
         if options.on_disconnect is OnDisconnect.CANCEL:
-            self.stop(DISCONNECTED)
+            # At the deadline the door loses its caller a moment before or after our own timer: one cause, one end.
+            late = deadline is not None and asyncio.get_running_loop().time() >= deadline - _DEADLINE_SLACK
+            self.stop(DEADLINE if late else DISCONNECTED)
         elif options.on_disconnect is OnDisconnect.CONTINUE_FOR:
             loop = asyncio.get_running_loop()
             self._leave_timer = loop.call_later(options.continue_for, self.stop, DISCONNECTED)
@@ -180,26 +188,29 @@ class Live:
         """The task: converse, settle, finish."""
         self._running = True
         try:
+            self.journal.append(self.started, 0)
             ending = self._cause or await self._converse()
-        except asyncio.CancelledError:
-            if self._cause is None:
-                raise  # the loop is being torn down: nobody is left to tell
-            ending = self._cause
-            asyncio.current_task().uncancel()  # type: ignore[union-attr] # inside a task by construction
         except BudgetExceeded as limit:
             ending = Ending(RunState.BUDGET_EXCEEDED, budget_kind=limit.kind)
         except AgentsvcError as error:
             ending = Ending(RunState.FAILED, self._final(error.error))
+        except asyncio.CancelledError:
+            if self._cause is None and asyncio.current_task().cancelling():  # type: ignore[union-attr] # we are in one
+                raise  # the loop is being torn down: nobody is left to tell
+            ending = self._bug()
         except Exception:  # the outermost edge of a run: a bug of ours ends it in order and is logged once
+            ending = self._bug()
+        # Whatever a cancelled library made of it on its way out: the one who stopped the run said why.
+        self._settle(self._cause or ending)
+        await self._finish()
+
+    def _bug(self) -> Ending:
+        if self._cause is None:
             _log.exception("run %s failed by a bug", self.run_id)
-            ending = Ending.failed(Reason.INTERNAL, f"A bug of the service ended the run; quote run {self.run_id}.")
-        self._settle(ending)
-        await self._finish(ending)
+        return Ending.failed(Reason.INTERNAL, f"A bug of the service ended the run; quote run {self.run_id}.")
 
     async def _converse(self) -> Ending:
-        self.journal.append(self._started, 0)
-        if self.request.options.on_session_busy is OnSessionBusy.QUEUE:
-            await self._turn()
+        await self._turn()
         self._run = replace(self._run, state=RunState.RUNNING)
         self._plan = plan = self._prepare(self)
         self.timeline.reached(Stage.PROMPT)
@@ -207,6 +218,8 @@ class Live:
         show_timings = plan.streaming.emit_timings
         async with aclosing(converse(plan, transcript, self.timeline)) as events:
             async for event in events:
+                if self._cause is not None:
+                    return self._cause  # a library below us swallowed the cancellation
                 if type(event) is GenerationCompleted:
                     # The session is free and its history readable before anybody learns that the answer is final.
                     self._settle(COMPLETED)
@@ -219,14 +232,16 @@ class Live:
     async def _turn(self) -> None:
         """Waits in the session's queue; that time is nobody's overhead."""
         waiting = self.timeline.now_ns()
-        await self.conversation.turn(self.run_id)
-        self.timeline.waited(waiting)
+        try:
+            await self.conversation.turn(self.run_id)
+        finally:
+            self.timeline.waited(waiting)
 
     def _settle(self, ending: Ending) -> None:
         """Everything but the last event: the record is final, the turn passes on, the ledger has accepted the rows."""
-        if self._settled:
+        if self._settled.done():
             return
-        self._settled = True
+        self._settled.set_result(None)
         for timer in (self._limit_timer, self._leave_timer):
             if timer is not None:
                 timer.cancel()
@@ -246,9 +261,8 @@ class Live:
             framework_overhead_us=self.timeline.overhead_us(),
             end_time=datetime.now(UTC),
         )
-        messages = self._messages()
-        if self._ledger is not None:
-            self._commit = self._ledger.ended(self.tenant_id, self._run, messages)
+        messages = self._messages() if self.request.store else ()
+        self._commit = self._ledger.ended(self.tenant_id, self._run, messages)
         self.conversation.release(self.run_id, messages)
         self.on_settled(self)
 
@@ -256,24 +270,24 @@ class Live:
         """The turn as the session keeps it: the question and all that was said to it."""
         if self._plan is None:
             return ()  # it never had its turn: nothing was asked
-        said = (Message(Role.USER, self.request.parts), *self._transcript.messages)
+        said = (*prompt.question(self.request), *self._transcript.messages)
         now = datetime.now(UTC)
         return tuple(
             replace(message, message_id=f"{self.run_id}.{position}", run_id=self.run_id, create_time=now)
             for position, message in enumerate(said)
         )
 
-    async def _finish(self, ending: Ending) -> None:
+    async def _finish(self) -> None:
         """The last event, when the rows are committed or a second has passed."""
         persisted = False
         if self._commit is not None:
             done, _ = await asyncio.wait((self._commit,), timeout=_COMMIT_WAIT)
-            persisted = bool(done) and self._commit.exception() is None
+            persisted = bool(done) and not self._commit.cancelled() and self._commit.exception() is None
         run = self._run
         self.journal.append(
             RunFinished(
                 state=run.state,
-                error=ending.error,
+                error=run.error,
                 partial_text=run.partial_text,
                 budget_kind=run.budget_kind,
                 usage=run.usage,
@@ -283,6 +297,8 @@ class Live:
             ),
             self._transcript.step,
         )
+        # Only the journal is read from now on: a run that is kept for its readers holds nothing else of size.
+        self._plan, self._transcript = None, Transcript()
         self.on_ended(self)
 
     def _final(self, error: Error) -> Error:

@@ -26,6 +26,7 @@ from agentsvc.domain.events import (
 )
 from agentsvc.domain.messages import FinishReason, ToolCall
 from agentsvc.domain.ports import ChatModel, ModelRequest
+from agentsvc.domain.runs import ToolChoice, ToolChoiceMode
 from agentsvc.domain.timeline import Timeline
 from agentsvc.engine import estimate
 from agentsvc.engine.budget import BudgetExceeded, Meter
@@ -66,21 +67,28 @@ async def _steps(plan: Plan, transcript: Transcript, timeline: Timeline) -> Asyn
         async with aclosing(_answer(plan, request, transcript, meter, timeline, step)) as events:
             async for event in events:
                 yield event
-        usage, calls = transcript.end_answer(), transcript.answer.calls
-        meter.end_step(usage)
+        calls = transcript.answer.calls
         for call in calls:
             _check_arguments(call, plan.model.provider)
+        finish, usage = transcript.end_answer(calls)
+        meter.end_step(usage)
+        for call in calls:
             yield ToolCallRequested(call.tool_call_id, call.name, call.arguments_json)
         if calls:
             async with aclosing(_run(plan, calls, transcript, meter, timeline)) as events:
                 async for event in events:
                     yield event
-        finish = transcript.finish_reason or FinishReason.STOP
         yield StepCompleted(step, finish, usage)
         if finish not in {FinishReason.TOOL_CALLS, FinishReason.PAUSE}:
-            yield GenerationCompleted(transcript.text, finish, step, transcript.usage, timeline.timings())
+            timings = timeline.timings() if plan.streaming.emit_timings else ()
+            yield GenerationCompleted(transcript.text, finish, step, transcript.usage, timings)
             return
-        request = replace(request, messages=(*plan.request.messages, *transcript.messages))
+        request = replace(
+            request,
+            messages=(*plan.request.messages, *transcript.messages),
+            # A tool that must be called is called in the first step; forced again and again the run would never answer.
+            tool_choice=None if forces(request.tool_choice) else request.tool_choice,
+        )
     raise BudgetExceeded(BudgetKind.STEPS)
 
 
@@ -115,13 +123,20 @@ async def _run(
     transcript.started_unrepeatable |= plan.tools.spoils_retry(calls)
     waiting = timeline.now_ns()
     running = run_tools(plan.tools, calls, run_id=plan.run_id, user_id=plan.user_id, metadata=plan.metadata)
-    async with aclosing(running) as events:
-        async for event in events:
-            if isinstance(event, ToolResult):
-                transcript.result(event)
-            yield event
-    timeline.waited(waiting)
-    transcript.in_call_order(calls)
+    try:
+        async with aclosing(running) as events:
+            async for event in events:
+                if isinstance(event, ToolResult):
+                    transcript.result(event)
+                yield event
+    finally:
+        timeline.waited(waiting)
+    transcript.end_calls()
+
+
+def forces(choice: ToolChoice | None) -> bool:
+    """Whether the model has no choice but to call a tool."""
+    return choice is not None and choice.mode in {ToolChoiceMode.REQUIRED, ToolChoiceMode.TOOL}
 
 
 def _check_arguments(call: ToolCall, provider: str) -> None:

@@ -12,7 +12,7 @@ from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.runs import RunRequest
 from agentsvc.engine.tools import Toolset
 
-DEFAULT_LAST_MESSAGES = 50
+DEFAULT_LAST_MESSAGES = 20
 
 
 def assemble(
@@ -25,7 +25,7 @@ def assemble(
     instructions = agent.instructions if request.instructions is None else request.instructions
     return ModelRequest(
         model=model,
-        messages=(*spoken, Message(Role.USER, request.parts)),
+        messages=(*spoken, *question(request)),
         instructions="\n\n".join(text for text in (instructions, *system) if text),
         tools=tools.specs,
         tool_choice=options.tool_choice,
@@ -36,13 +36,16 @@ def assemble(
     )
 
 
+def question(request: RunRequest) -> tuple[Message, ...]:
+    """The new turn; none when the caller's history ends with tool results, which the model is to go on from."""
+    return (Message(Role.USER, request.parts),) if request.parts else ()
+
+
 def recent(messages: Sequence[Message], options: MemoryOptions) -> Sequence[Message]:
     """The end of a session that goes into the prompt: at most ``last_messages``, cut so that it opens with a question.
 
     A cut between a tool call and its result is something every vendor refuses.
     """
-    if options.off:
-        return ()
     last = DEFAULT_LAST_MESSAGES if options.last_messages is None else options.last_messages
     tail = messages[max(0, len(messages) - last) :]
     opening = next((i for i, message in enumerate(tail) if message.role is Role.USER), len(tail))

@@ -18,7 +18,7 @@ from agentsvc.engine import prompt
 from agentsvc.engine.catalog import Catalog, Prepared
 from agentsvc.engine.ids import new_id
 from agentsvc.engine.journal import Library, Reader
-from agentsvc.engine.live import CANCELLED, REPLACED, Live
+from agentsvc.engine.live import CANCELLED, INTERRUPTED, REPLACED, Live
 from agentsvc.engine.loop import Plan
 from agentsvc.engine.sessions import Conversation, Sessions, not_found
 
@@ -52,7 +52,8 @@ class Runs:
         self._store = store
         self._ledger = ledger
         self._live: dict[tuple[str, str], Live] = {}
-        self._by_request: dict[tuple[str, str], asyncio.Future[Live]] = {}
+        self._by_request: dict[tuple[str, str], asyncio.Future[Live | None]] = {}
+        self._draining = False
         self.on_ended: Callable[[Live], None] = lambda _: None
 
     async def start(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Live:
@@ -67,21 +68,21 @@ class Runs:
         if not request.request_id:
             return await self._start(principal, request, timeline)
         key = principal.tenant_id, request.request_id
-        if (earlier := self._by_request.get(key)) is not None:
-            return _same(await asyncio.shield(earlier), request)
+        while (earlier := self._by_request.get(key)) is not None:
+            if (live := await asyncio.shield(earlier)) is not None:
+                return _same(live, request)
         claim = self._by_request[key] = asyncio.get_running_loop().create_future()
         try:
             if (run := await self._store.by_request_id(*key)) is not None:
                 raise _ended_before(run, request)
             live = await self._start(principal, request, timeline)
-        except BaseException as error:
-            # Whoever joined meanwhile gets the same refusal; the next call with this id begins anew.
-            self._by_request.pop(key, None)
-            claim.set_exception(error if isinstance(error, AgentsvcError) else AgentsvcError(*_ABANDONED))
-            claim.exception()  # marks it as seen: joining is optional
+        except BaseException:
+            # Refused or given up: no run exists. Whoever waited for it, or comes later, begins anew.
+            del self._by_request[key]
+            claim.set_result(None)
             raise
         claim.set_result(live)
-        return _same(live, request)
+        return live
 
     def find(self, principal: Principal, run_id: str) -> Live | None:
         """The run if this process still holds it."""
@@ -112,7 +113,9 @@ class Runs:
             raise AgentsvcError(
                 Reason.RUN_NOT_RESUMABLE, f"Run {run_id!r} is not in this process. Follow it with GetRun."
             )
-        return self._library.last_entry(run.last_sequence, _finished(run)).reader(after_sequence)
+        # A run that a crash ended does not know its last sequence: its end follows whatever the reader has seen.
+        sequence = run.last_sequence or after_sequence + 1
+        return self._library.last_entry(sequence, _finished(run)).reader(after_sequence)
 
     async def cancel(self, principal: Principal, run_id: str) -> Run:
         """Ends a run in order and returns its record; a run that is over is returned as it is. RUN_NOT_FOUND."""
@@ -121,7 +124,19 @@ class Runs:
             return await live.ended()
         return await self.get(principal, run_id)
 
+    async def drain(self, grace: float) -> None:
+        """At shutdown: no new runs; those that go on have ``grace`` seconds to end, then they end INTERRUPTED."""
+        self._draining = True
+        ends = {asyncio.ensure_future(live.ended()): live for live in self._live.values()}
+        if ends:
+            _, late = await asyncio.wait(ends, timeout=grace)
+            for end in late:
+                ends[end].stop(INTERRUPTED)
+            await asyncio.wait(ends)
+
     async def _start(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Live:
+        if self._draining:
+            raise AgentsvcError(Reason.DRAINING, "The service is shutting down. Call again: another replica answers.")
         tenant = principal.tenant_id
         timeline.reached(Stage.ADMISSION)
         prepared = self._catalog.cached(tenant, request.agent_id) or await self._catalog.prepare(
@@ -156,7 +171,9 @@ class Runs:
         return conversation
 
     async def _seat(self, tenant: str, conversation: Conversation, request: RunRequest, run_id: str) -> None:
-        """Takes the session's turn as the call's policy says. QUEUE waits later, in the run's own task."""
+        """Takes the session's turn as the call's policy says. QUEUE waits later, in the run's own task; INTERRUPT ends
+        the run that speaks and those that wait.
+        """
         match request.options.on_session_busy:
             case OnSessionBusy.INTERRUPT:
                 while conversation.run_id:
@@ -164,14 +181,12 @@ class Runs:
                     if holder is None:
                         break
                     holder.stop(REPLACED)
-                    await holder.ended()
+                    await holder.settled()
                 conversation.take(run_id)
             case OnSessionBusy.REJECT:
                 conversation.take(run_id)
-            case OnSessionBusy.QUEUE if not conversation.run_id:
-                conversation.take(run_id)
-            case _:
-                pass
+            case OnSessionBusy.QUEUE:
+                conversation.line_up(run_id)
 
     def _launch(
         self,
@@ -238,11 +253,11 @@ class Runs:
             self._library.open(timeline.started_ns),
             timeline,
             conversation,
-            self._ledger if request.store else None,
+            self._ledger,
             plan,
         )
-        if request.store:
-            self._ledger.started(tenant, run, conversation.session if conversation.fresh else None)
+        self._ledger.started(tenant, run, conversation.session if conversation.fresh and request.store else None)
+        conversation.fresh = False
         self._live[tenant, run_id] = live
         live.on_ended = self._retire
         live.begin(min(budget.wall_clock or self._config.max_run_time, self._config.max_run_time))
@@ -257,9 +272,6 @@ class Runs:
         self._live.pop((live.tenant_id, live.run_id), None)
         self._by_request.pop((live.tenant_id, live.request.request_id), None)
         self._library.drop(live.journal)
-
-
-_ABANDONED = Reason.CANCELLED, "The call that started this request_id was given up before its run began."
 
 
 def _same(live: Live, request: RunRequest) -> Live:

@@ -6,7 +6,7 @@ A session takes one run at a time. What the last runs said is kept here, so that
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ class Conversation:
         self.messages = list(messages)
         self.fresh = fresh  # not stored yet: the first run's row brings it along
         self.run_id = ""
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: dict[str, asyncio.Future[None]] = {}
 
     def take(self, run_id: str) -> None:
         """Gives the turn to a run.
@@ -53,38 +53,29 @@ class Conversation:
             metadata={"run_id": self.run_id},
         )
 
-    async def turn(self, run_id: str) -> None:
-        """Waits for the turn, first come first served."""
+    def line_up(self, run_id: str) -> None:
+        """The turn at once or, when another run has it, later: first come, first served. ``turn`` waits for it."""
         if self.run_id:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._queue.append(future)
-            try:
-                await future
-            except asyncio.CancelledError:
-                if future.done() and not future.cancelled():
-                    self._pass_on()  # the turn had come just then: it must not be lost
-                else:
-                    self._queue.remove(future)
-                raise
-        self.run_id = run_id
+            self._queue[run_id] = asyncio.get_running_loop().create_future()
+        else:
+            self.run_id = run_id
+
+    async def turn(self, run_id: str) -> None:
+        """Returns when a run that lined up has the turn."""
+        if (future := self._queue.get(run_id)) is not None:
+            await future
 
     def release(self, run_id: str, messages: Sequence[Message]) -> None:
-        """A run is over: what was said stays, the turn passes on. A run that never had the turn gives nothing."""
+        """A run is over: what was said stays, the turn passes on. A run that never had the turn leaves the queue."""
         if self.run_id != run_id:
+            self._queue.pop(run_id, None)
             return
         self.messages.extend(messages)
         del self.messages[:-_KEPT_MESSAGES]
-        self.fresh = False
-        self._pass_on()
-
-    def _pass_on(self) -> None:
-        self.run_id = ""
-        while self._queue:
-            future = self._queue.popleft()
-            if not future.done():
-                self.run_id = "(queued)"
-                future.set_result(None)
-                return
+        self.run_id = next(iter(self._queue), "")
+        # One whose wait was cancelled gets the turn as well: on its way out it passes it on.
+        if self.run_id and not (future := self._queue.pop(self.run_id)).done():
+            future.set_result(None)
 
 
 class Sessions:
@@ -104,7 +95,9 @@ class Sessions:
 
     def cached(self, tenant_id: str, session_id: str) -> Conversation | None:
         """The session if it is at hand: no I/O, no await."""
-        return self._open.get((tenant_id, session_id))
+        if (conversation := self._open.get((tenant_id, session_id))) is not None:
+            self._open.move_to_end((tenant_id, session_id))
+        return conversation
 
     async def load(self, tenant_id: str, session_id: str) -> Conversation | None:
         """The session from the store."""
@@ -150,7 +143,7 @@ class Sessions:
     def _remember(self, tenant_id: str, conversation: Conversation) -> Conversation:
         self._open[tenant_id, conversation.session.session_id] = conversation
         while len(self._open) > _KEPT_SESSIONS:
-            # Oldest first, but never one that somebody is speaking in.
+            # Least recently used first, but never one that somebody is speaking in.
             idle = next(
                 (key for key, other in self._open.items() if not other.run_id and other is not conversation), None
             )

@@ -15,9 +15,13 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
+from threading import get_ident
 from time import perf_counter_ns
-from typing import Any, get_type_hints
+from typing import Any, get_type_hints, overload
 
 import msgspec
 
@@ -27,6 +31,8 @@ from agentsvc.domain.messages import Media, Part, Text, ToolCall, ToolSpec
 
 _log = logging.getLogger(__name__)
 _MAX_RESULT_BYTES = 1 << 20
+# Not asyncio's own executor: it has a handful of threads, and look-ups of host names wait in its queue.
+_THREADS = ThreadPoolExecutor(64, thread_name_prefix="tool")
 
 
 class ToolError(Exception):
@@ -46,6 +52,23 @@ class Tool:
     takes_context: bool = False
     timeout: float = 60.0
     idempotent: bool = False
+
+
+@overload
+def tool(
+    function: Callable[..., Any],
+    *,
+    name: str = "",
+    description: str = "",
+    timeout: float = 60.0,
+    idempotent: bool = False,
+) -> Tool: ...
+
+
+@overload
+def tool(
+    *, name: str = "", description: str = "", timeout: float = 60.0, idempotent: bool = False
+) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
 def tool(
@@ -138,20 +161,37 @@ async def run_tools(
     """Runs the calls beside each other; yields progress and results as they come. Closing it cancels what still runs."""
     events: asyncio.Queue[ToolProgress | ToolResult] = asyncio.Queue()
 
+    loop, home, closing = asyncio.get_running_loop(), get_ident(), False
+
+    def report(progress: ToolProgress) -> None:
+        if get_ident() == home:
+            events.put_nowait(progress)
+        else:  # a plain function, in its thread
+            loop.call_soon_threadsafe(events.put_nowait, progress)
+
     async def one(call: ToolCall) -> None:
-        context = CallContext(call.tool_call_id, run_id, user_id, metadata, events.put_nowait)
+        context = CallContext(call.tool_call_id, run_id, user_id, metadata, report)
         started = perf_counter_ns()
-        status, content = await _outcome(tools.tools.get(call.name), call, context)
+        try:
+            status, content = await _outcome(tools.tools.get(call.name), call, context)
+        except asyncio.CancelledError:
+            if closing:
+                raise
+            status, content = ToolStatus.CANCELLED, (Text("The tool cancelled itself."),)
         events.put_nowait(ToolResult(call.tool_call_id, status, content, (perf_counter_ns() - started) // 1000))
 
     tasks = [asyncio.ensure_future(one(call)) for call in calls]
-    pending = len(calls)
+    pending = {call.tool_call_id for call in calls}
     try:
         while pending:
             event = await events.get()
-            pending -= isinstance(event, ToolResult)
+            if event.tool_call_id not in pending:
+                continue  # a thread that outlived its time still reports, but the model has been answered
+            if isinstance(event, ToolResult):
+                pending.remove(event.tool_call_id)
             yield event
     finally:
+        closing = True
         for task in tasks:
             task.cancel()
 
@@ -167,18 +207,15 @@ async def _outcome(tool: Tool | None, call: ToolCall, context: CallContext) -> t
     keywords = {name: getattr(arguments, name) for name in arguments.__struct_fields__}
     if tool.takes_context:
         keywords["context"] = context
+    limit = asyncio.timeout(tool.timeout)
     try:
-        async with asyncio.timeout(tool.timeout):
+        async with limit:
             return ToolStatus.OK, _content(await _call(tool.function, keywords))
-    except TimeoutError:
-        return ToolStatus.TIMEOUT, (Text(f"The tool did not answer within {tool.timeout:g} s."),)
     except ToolError as error:
         return ToolStatus.ERROR, (Text(str(error)),)
-    except asyncio.CancelledError:
-        if (task := asyncio.current_task()) is None or task.cancelling():
-            raise
-        return ToolStatus.CANCELLED, (Text("The tool cancelled itself."),)
-    except Exception as error:  # a tool is foreign code: whatever it raises is its result, not ours
+    except (Exception, SystemExit) as error:  # a tool is foreign code: whatever it raises is its result, not ours
+        if limit.expired():
+            return ToolStatus.TIMEOUT, (Text(f"The tool did not answer within {tool.timeout:g} s."),)
         _log.warning("tool %s failed", call.name, exc_info=True)
         return ToolStatus.ERROR, (Text(f"The tool failed: {type(error).__name__}."),)
 
@@ -186,7 +223,8 @@ async def _outcome(tool: Tool | None, call: ToolCall, context: CallContext) -> t
 async def _call(function: Callable[..., Any], keywords: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(**keywords)
-    return await asyncio.to_thread(function, **keywords)
+    call = partial(copy_context().run, function, **keywords)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
 
 def _content(value: Any) -> tuple[Part, ...]:

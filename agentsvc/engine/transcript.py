@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agentsvc.domain.errors import ProviderError, Reason
 from agentsvc.domain.events import (
     ModelFinished,
@@ -75,6 +77,11 @@ class Answer:
         return tuple(ToolCall(i, name, "".join(self.arguments[i]) or "{}") for i, name in self.names.items())
 
     @property
+    def said(self) -> str:
+        """The text so far. Half a surrogate pair, which only a broken decoder lets through, could never be sent or stored."""
+        return "".join(self.text).encode("utf-8", "replace").decode()
+
+    @property
     def output(self) -> str:
         """Everything the model produced, as text to be counted."""
         calls = [piece for i, name in self.names.items() for piece in (name, *self.arguments[i])]
@@ -86,8 +93,9 @@ class Transcript:
 
     __slots__ = (
         "_call_ids",
-        "_open",
+        "_calls",
         "_request",
+        "_results",
         "answer",
         "finish_reason",
         "messages",
@@ -106,7 +114,8 @@ class Transcript:
         self.finish_reason: FinishReason | None = None
         self.usage = Usage()
         self._call_ids: set[str] = set()
-        self._open: dict[str, ToolCall] = {}
+        self._calls: tuple[ToolCall, ...] = ()  # of the last answer, until their results have become messages
+        self._results: dict[str, Message] = {}
         self._request: ModelRequest | None = None
 
     def begin_step(self, step: int, request: ModelRequest) -> Answer:
@@ -132,29 +141,40 @@ class Transcript:
             case ToolCallStarted(_, name):
                 return self.answer.call_started(event, self._call_ids), len(name)
 
-    def end_answer(self) -> Usage:
-        """The answer is complete: it becomes a message. Its tool calls are open until their results come."""
-        answer, calls = self.answer, self.answer.calls
+    def end_answer(self, calls: tuple[ToolCall, ...]) -> tuple[FinishReason, Usage]:
+        """The answer is complete: it becomes a message. Its tool calls are open until their results come.
+
+        Raises:
+            ProviderError: the model never said that it was done, which is never a success.
+        """
+        answer = self.answer
+        if answer.finish_reason is None:
+            raise ProviderError(Reason.STREAM_TRUNCATED, "The model's answer broke off. Trying again may help.")
         usage = self._count(answer)
         self.usage += usage
-        self.text = "".join(answer.text)
+        self.text = answer.said
         self.finish_reason = FinishReason.TOOL_CALLS if calls else answer.finish_reason
         parts = (Text(self.text),) if self.text else ()
-        self.messages.append(Message(Role.ASSISTANT, parts, calls, provider_state=answer.state))
-        self._open = {call.tool_call_id: call for call in calls}
+        if parts or calls or answer.state is not None:  # vendors refuse a history with an empty message in it
+            self.messages.append(Message(Role.ASSISTANT, parts, calls, provider_state=answer.state))
+        self._calls, self._results = calls, {}
         self._request = None
-        return usage
+        return self.finish_reason, usage
 
     def result(self, result: ToolResult) -> None:
         """A tool call's result."""
-        self._open.pop(result.tool_call_id, None)
         failed = result.status is not ToolStatus.OK
-        self.messages.append(Message(Role.TOOL, result.content, tool_call_id=result.tool_call_id, is_error=failed))
+        self._results[result.tool_call_id] = Message(
+            Role.TOOL, result.content, tool_call_id=result.tool_call_id, is_error=failed
+        )
 
-    def in_call_order(self, calls: tuple[ToolCall, ...]) -> None:
-        """Results came as tools ended; the prompt must not depend on who was faster."""
-        order = {call.tool_call_id: position for position, call in enumerate(calls)}
-        self.messages[-len(calls) :] = sorted(self.messages[-len(calls) :], key=lambda m: order[m.tool_call_id])
+    def end_calls(self) -> None:
+        """The tools of a step are over: their results become messages in the order of the calls, since the prompt must
+        not depend on who was faster. A call without a result is answered as cancelled.
+        """
+        for call in self._calls:
+            self.messages.append(self._results.get(call.tool_call_id) or _cancelled(call))
+        self._calls, self._results = (), {}
 
     def close(self) -> None:
         """The run stops here. An unfinished answer is kept as PARTIAL text without its unfinished calls; an open tool
@@ -163,18 +183,26 @@ class Transcript:
         if self._request is not None:
             self.usage += self._count(self.answer)
             self._request = None
-            self.text = "".join(self.answer.text)
+            self.text = self.answer.said
             if self.text:
                 self.messages.append(Message(Role.ASSISTANT, (Text(self.text),), status=MessageStatus.PARTIAL))
-        for call_id in self._open:
-            self.messages.append(
-                Message(Role.TOOL, (Text("The call was cancelled."),), tool_call_id=call_id, is_error=True)
-            )
-        self._open = {}
+        self.end_calls()
 
     def _count(self, answer: Answer) -> Usage:
-        """The vendor's count, or our estimate where it gave none; never 0/0 by accident."""
+        """The vendor's count, with our estimate in the place of what it did not give; never 0/0 by accident."""
         assert self._request is not None  # noqa: S101 - only inside a step
-        if answer.usage is not None and answer.usage.total_tokens:
-            return answer.usage
-        return estimate.usage(self._request, answer.output)
+        told, output = answer.usage or Usage(), answer.output
+        knows_input = told.input_tokens or told.cached_input_tokens or told.cache_write_tokens
+        if knows_input and (told.output_tokens or not output):
+            return told
+        guess = estimate.usage(self._request, output)
+        return replace(
+            told,
+            input_tokens=told.input_tokens if knows_input else guess.input_tokens,
+            output_tokens=told.output_tokens or guess.output_tokens,
+            estimated=True,
+        )
+
+
+def _cancelled(call: ToolCall) -> Message:
+    return Message(Role.TOOL, (Text("The call was cancelled."),), tool_call_id=call.tool_call_id, is_error=True)

@@ -6,9 +6,9 @@ with its address, its key's name and its accent. ``client.py`` is the only file 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from agentsvc.domain.errors import Error
 from agentsvc.domain.events import ModelEvent
@@ -56,9 +56,15 @@ class Decoder(Protocol):
 
 
 class Dialect(Protocol):
-    """A wire format. One instance serves every request; decoders hold the state of one answer."""
+    """A wire format in one vendor's voice: errors, told here or by a decoder, name the vendor and its settings.
 
-    name: str
+    One instance serves every request; decoders hold the state of one answer.
+    """
+
+    @property
+    def name(self) -> str:
+        """Of the format; also the vendor of the provider state it writes and takes back."""
+        ...
 
     def encode(self, request: ModelRequest, endpoint: Endpoint) -> HttpRequest:
         """The request in this format.
@@ -98,6 +104,3 @@ class Provider:
     default_model: str = ""
     capabilities: Capabilities = Capabilities()
     extra_env: Mapping[str, str] = field(default_factory=dict)  # Endpoint.extra name -> environment variable
-
-    # What a new provider may override of its dialect without a class of its own.
-    tune: Callable[[dict[str, Any]], dict[str, Any]] | None = None

@@ -1,0 +1,253 @@
+"""The part of a decoder that every dialect shares: frames in, the end of an answer told exactly once.
+
+A dialect writes an ``Answer``: what each typed chunk means. ``StreamDecoder`` and ``BodyDecoder`` bring it the chunks, of
+a stream or of one JSON body.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Generic, TypeVar
+
+import msgspec
+
+from agentsvc.domain.errors import Error, Reason
+from agentsvc.domain.events import ModelEvent, ModelFailed, ModelFinished
+from agentsvc.domain.messages import FinishReason, ProviderState, Usage
+from agentsvc.providers.calls import CallAssembly
+from agentsvc.providers.deltas import Deltas
+from agentsvc.providers.errors import MalformedStreamError, Vendor
+from agentsvc.providers.sse import MIB, EventStream
+
+Chunk = TypeVar("Chunk")
+
+_MANY = 1 << 53  # beyond this no count is meant, and no float exact
+BODY_LIMIT = 32 * MIB  # of a whole answer in one JSON body; images and server-tool results make them large
+# Whole pairs and other escapes are matched first and stay, so that the u after an escaped backslash is not taken for one.
+_SURROGATES = re.compile(
+    rb"(\\[^u]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+
+
+class Answer(ABC, Generic[Chunk]):
+    """One answer of a model, being understood."""
+
+    chunks: ClassVar[msgspec.json.Decoder[Any]]  # of ``Chunk``, the typed view of a stream's JSON
+    terminal: ClassVar[bytes] = b""  # the data of an event that is no JSON and ends the stream, as [DONE]
+
+    def __init__(self, vendor: Vendor) -> None:
+        self.vendor = vendor
+        self.out = Deltas()
+        self.ended = False
+
+    @abstractmethod
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """What a read brought. The hot path: one call per read.
+
+        Raises:
+            MalformedStreamError: the JSON is sound, but what it says is not.
+        """
+
+    @abstractmethod
+    def whole(self, value: Any) -> None:
+        """A complete answer as decoded JSON, not streamed.
+
+        Raises:
+            MalformedStreamError, msgspec.ValidationError: it is not an answer.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """There will be no more: ends the answer, well or as STREAM_TRUNCATED.
+
+        Raises:
+            MalformedStreamError: what came does not make an answer.
+        """
+
+    @abstractmethod
+    def usage(self) -> Usage | None:
+        """What the vendor has reported so far."""
+
+    def end(self, event: ModelEvent) -> None:
+        """Tells the last event. What comes later is swallowed."""
+        if not self.ended:
+            self.ended = True
+            self.out.event(event)
+
+    def fail(self, error: Error) -> None:
+        """Ends the answer in an error."""
+        self.end(ModelFailed(error, self.usage()))
+
+    def malformed(self, detail: str) -> None:
+        """Ends the answer because it cannot be read."""
+        self.fail(self.vendor.error(Reason.MALFORMED_STREAM, detail=detail))
+
+    def conclude(self, reason: FinishReason, calls: CallAssembly, state: ProviderState | None = None) -> None:
+        """Ends the answer well: TOOL_CALLS whenever it holds a call, for half of the vendors say "stop" then.
+
+        Raises:
+            MalformedStreamError: a call is not sound.
+        """
+        try:
+            calls.finish(self.out)
+        except MalformedStreamError:
+            if reason is not FinishReason.LENGTH:
+                raise
+            # Nobody's mistake, and no use in trying again as it was.
+            detail = "the output limit cut a tool call off; raise max_output_tokens"
+            self.fail(replace(self.vendor.error(Reason.MALFORMED_STREAM, detail=detail), retryable=False))
+        else:
+            self.end(ModelFinished(FinishReason.TOOL_CALLS if calls else reason, self.usage(), state))
+
+    def truncated(self) -> None:
+        """Ends the answer because its end never came."""
+        self.fail(self.vendor.error(Reason.STREAM_TRUNCATED))
+
+    def body(self, body: bytes) -> None:
+        """A complete answer, or an error, as one JSON text."""
+        try:
+            value = msgspec.json.decode(mended(body))
+            if isinstance(value, dict) and value.get("error"):
+                self.fail(self.vendor.complaint(value))
+            else:
+                self.whole(value)
+            if not self.ended:
+                self.finish()
+        except MalformedStreamError as problem:
+            self.malformed(str(problem))
+        except (ValueError, RecursionError):
+            self.malformed("it is not the JSON of an answer")
+
+
+class StreamDecoder(Generic[Chunk]):
+    """A ``Decoder`` for ``text/event-stream``."""
+
+    __slots__ = ("_answer", "_decode", "_events", "_terminal")
+
+    def __init__(self, answer: Answer[Chunk], events: EventStream) -> None:
+        self._answer = answer
+        self._events = events
+        self._decode = answer.chunks.decode
+        self._terminal = answer.terminal
+
+    def feed(self, chunk: bytes) -> Sequence[ModelEvent]:
+        """What this chunk completes."""
+        answer = self._answer
+        if answer.ended:
+            return ()
+        if payloads := self._events.feed(chunk):
+            self._add(payloads)
+        if self._events.broken:
+            answer.malformed(self._events.broken)
+        return answer.out.take()
+
+    def close(self) -> Sequence[ModelEvent]:
+        """The connection ended: the rest, and how it ended."""
+        answer = self._answer
+        if answer.ended:
+            return ()
+        # A half event at the end is no malformed one: the answer was cut off there.
+        self._add([payload for payload in self._events.close() if payload == self._terminal or is_json(payload)])
+        stray = self._events.stray
+        if is_json(stray) and not answer.ended:
+            answer.body(stray)
+        self._finish()
+        return answer.out.take()
+
+    def _add(self, payloads: list[bytes]) -> None:
+        done = bool(self._terminal) and payloads[-1:] == [self._terminal]
+        if done:
+            payloads.pop()
+        decode = self._decode
+        try:
+            chunks = [decode(payload) for payload in payloads]
+        except (ValueError, RecursionError):
+            self._add_singly(payloads)
+        else:
+            self._understand(chunks)
+        if done:
+            self._finish()
+
+    def _add_singly(self, payloads: list[bytes]) -> None:
+        """One of the payloads is not what it should be: those before it count."""
+        for payload in payloads:
+            if self._answer.ended:
+                return
+            if payload == self._terminal:
+                self._finish()
+                continue
+            try:
+                chunk = self._decode(mended(payload))
+            except (ValueError, RecursionError):
+                self._answer.malformed("one of its events is not the JSON it should be")
+            else:
+                self._understand([chunk])
+
+    def _understand(self, chunks: list[Chunk]) -> None:
+        try:
+            self._answer.add(chunks)
+        except MalformedStreamError as problem:
+            self._answer.malformed(str(problem))
+
+    def _finish(self) -> None:
+        if self._answer.ended:
+            return
+        try:
+            self._answer.finish()
+        except MalformedStreamError as problem:
+            self._answer.malformed(str(problem))
+
+
+class BodyDecoder(Generic[Chunk]):
+    """A ``Decoder`` for a whole answer in one JSON body."""
+
+    __slots__ = ("_answer", "_body", "_limit")
+
+    def __init__(self, answer: Answer[Chunk], limit: int = BODY_LIMIT) -> None:
+        self._answer = answer
+        self._body = bytearray()
+        self._limit = limit
+
+    def feed(self, chunk: bytes) -> Sequence[ModelEvent]:
+        """Collects; nothing is told before the end, save that there is too much."""
+        if not self._answer.ended:
+            self._body += chunk
+            if len(self._body) > self._limit:
+                self._body.clear()
+                self._answer.malformed(f"its body is larger than {self._limit} bytes")
+        return self._answer.out.take()
+
+    def close(self) -> Sequence[ModelEvent]:
+        """The whole answer."""
+        if not self._answer.ended:
+            if self._body.strip():
+                self._answer.body(bytes(self._body))
+            else:
+                self._answer.truncated()
+        return self._answer.out.take()
+
+
+def is_json(payload: bytes) -> bool:
+    """Whether this is one complete JSON value, rather than half of one or none."""
+    try:
+        msgspec.json.decode(mended(payload), type=msgspec.Raw)
+    except (ValueError, RecursionError):
+        return False
+    return bool(payload)
+
+
+def mended(payload: bytes) -> bytes:
+    """``payload`` without halves of surrogate pairs. Writers that cut JavaScript strings escape them one by one; they
+    are no characters, msgspec refuses them, and UTF-8 cannot hold them.
+    """
+    if b"\\ud" not in payload.lower():
+        return payload
+    return _SURROGATES.sub(lambda escape: escape[1] or b"\\ufffd", payload)
+
+
+def count(value: Any) -> int:
+    """A vendor's number of tokens: null, text and other surprises count as none."""
+    return int(value) if isinstance(value, int | float) and 0 < value < _MANY else 0

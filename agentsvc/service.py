@@ -1,0 +1,94 @@
+"""The running service: where the rooms meet. Settings in, an open port out, everything closed in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from agentsvc.domain.runs import Principal
+from agentsvc.engine.catalog import Catalog
+from agentsvc.engine.journal import Library
+from agentsvc.engine.live import Live
+from agentsvc.engine.runs import Runs
+from agentsvc.engine.sessions import Sessions
+from agentsvc.engine.tools import Tool, Toolset
+from agentsvc.providers.models import Providers
+from agentsvc.providers.registry import installed
+from agentsvc.settings import Settings
+from agentsvc.storage import Storage, Topic
+from agentsvc.telemetry import log
+from agentsvc.telemetry.summary import RunSummary
+from agentsvc.transport.codec import encode_event
+from agentsvc.transport.server import Server
+
+_log = logging.getLogger(__name__)
+_WARM_UP = 1.0  # seconds that being ready waits for the providers' connections
+_GOOD_BYE = 2.0  # seconds that streams have to carry their last event away
+
+
+class Service:
+    """``async with Service(settings) as service``: ready inside the block, drained and closed at its end.
+
+    ``tools`` are added to the operator's. ``storage`` and ``catalog`` are for the process that runs it.
+    """
+
+    storage: Storage
+    catalog: Catalog
+    port: int
+
+    def __init__(self, settings: Settings, *, tools: Iterable[Tool] = ()) -> None:
+        self._settings = settings
+        self._tools = Toolset.of((*settings.load_tools(), *tools))
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opened:
+            await self._start(opened)
+            self._open = opened.pop_all()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+
+    def admit(self, token: str, principal: Principal) -> None:
+        """Lets a bearer token in that only this process knows."""
+        self.storage.authenticator.add_static(token, principal)
+
+    async def _start(self, opened: AsyncExitStack) -> None:
+        """Opens from the bottom up; each line that opens says how it is closed, which happens in reverse."""
+        settings = self._settings
+        self.storage = storage = await opened.enter_async_context(await Storage.open(settings.storage))
+        if orphans := await storage.runs.interrupt_orphans():
+            _log.warning("%d runs of a process that died are INTERRUPTED now", orphans)
+        providers = Providers(installed(), settings.endpoints, settings.pool)
+        opened.push_async_callback(providers.close)
+        self.catalog = catalog = Catalog(storage.agents, providers, self._tools)
+        storage.changes.on_change(Topic.AGENTS, catalog.forget)
+        sessions = Sessions(storage.sessions)
+        library = Library(settings.journal, encode_event)
+        runs = Runs(settings.runs, catalog, sessions, library, storage.runs, storage.ledger)
+        runs.on_ended = _tell
+        server = Server(settings.server, storage.authenticator, runs, catalog, sessions)
+        opened.push_async_callback(self._drain, server, runs)
+        await server.start()
+        self.port = server.port
+        # Connections that are open before the first call spare it their dialling. A vendor out of reach delays nothing.
+        warming = asyncio.create_task(providers.warm(), name="warm up")
+        opened.callback(warming.cancel)
+        await asyncio.wait({warming}, timeout=_WARM_UP)
+
+    async def _drain(self, server: Server, runs: Runs) -> None:
+        """No new runs from now on; those that go on may end, and their readers hear of it, before the port closes."""
+        await server.set_ready(ready=False)
+        await runs.drain(self._settings.shutdown_grace)
+        await server.stop(_GOOD_BYE)
+
+
+def _tell(live: Live) -> None:
+    log.run_ended(RunSummary.of(live.tenant_id, live.record(), live.started, live.timeline))

@@ -1,0 +1,196 @@
+"""Settings: the environment and a file in, the frozen configuration value of each room out. Nobody else reads them.
+
+    AGENTSVC_...                           the names in ``variables``
+    AGENTSVC_CONFIG=agentsvc.toml          a file with the same names; what the environment says wins
+    OPENAI_API_KEY, OPENAI_BASE_URL, ...   as the vendors call them; the registry of providers knows the names
+
+A wrong setting is never ignored and never half used: all of them are told at once, each with what to write instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from agentsvc.engine.journal import JournalConfig
+from agentsvc.engine.runs import RunsConfig
+from agentsvc.engine.tools import Tool
+from agentsvc.providers.dialect import Endpoint
+from agentsvc.providers.pool import PoolConfig
+from agentsvc.providers.registry import installed
+from agentsvc.storage import StorageConfig
+from agentsvc.storage.secrets import SealedSecrets
+from agentsvc.telemetry.log import LogConfig
+from agentsvc.transport.server import ServerConfig, Tls
+from agentsvc.variables import DEFAULT_STORAGE, Variables, read
+
+DEV_DATABASE_URL: Final = "sqlite:///agentsvc-dev.sqlite3"
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used: one line each, for the person who starts the service."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What each room is configured with.
+
+    ``shutdown_grace``: seconds that running answers have to end after SIGTERM. ``tools``: ``module:attribute`` names.
+    """
+
+    server: ServerConfig = ServerConfig()
+    storage: StorageConfig = DEFAULT_STORAGE
+    journal: JournalConfig = JournalConfig()
+    runs: RunsConfig = RunsConfig()
+    pool: PoolConfig = PoolConfig()
+    log: LogConfig = LogConfig()
+    shutdown_grace: float = 20.0
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()
+    dev_token: str = field(default="", repr=False)
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, *, dev: bool = False) -> Self:
+        """The settings of this process (``environ`` None) or of the given environment; ``dev``: under --dev's rules.
+
+        Raises:
+            SettingsError: naming every variable that is unknown, malformed or not allowed.
+        """
+        # An empty variable is an unset one, as in ``${NAME:-}`` of a compose file.
+        said = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
+        variables, problems = read(said)
+        problems += _wrong_endpoints(said)
+        if variables is not None:
+            problems += [*_contradictions(variables), *(_not_for_dev(variables) if dev else _only_for_dev(variables))]
+        if variables is None or problems:
+            raise SettingsError(*problems)
+        url = variables.database_url or (DEV_DATABASE_URL if dev else DEFAULT_STORAGE.url)
+        return cls(
+            server=_server(variables),
+            storage=StorageConfig(url=url, secret_key=variables.secret_key, **variables.storage.model_dump()),
+            journal=variables.journal,
+            runs=variables.runs,
+            pool=variables.pool,
+            log=variables.log,
+            shutdown_grace=variables.shutdown_grace,
+            endpoints=dict(_endpoints(said)),
+            tools=tuple(name.strip() for name in variables.tools.split(",") if name.strip()),
+            dev_token=variables.dev_token,
+        )
+
+    def load_tools(self) -> tuple[Tool, ...]:
+        """Imports the operator's tools.
+
+        Raises:
+            SettingsError: naming the entry that cannot be imported or is not a Tool.
+        """
+        return tuple(_load_tool(name) for name in self.tools)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach a host:port."""
+    host = address.rpartition(":")[0].strip("[]")
+    return host in {"localhost", "::1"} or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+
+
+def _server(variables: Variables) -> ServerConfig:
+    tls = variables.tls
+    return ServerConfig(
+        address=variables.grpc_address,
+        heartbeat=variables.heartbeat_interval,
+        reflection=variables.reflection,
+        plaintext=variables.grpc_plaintext == "allow",
+        tls=Tls(tls.certificate, tls.key, tls.client_ca) if tls.certificate and tls.key else None,
+    )
+
+
+def _contradictions(variables: Variables) -> Iterator[str]:
+    """What is wrong with the values taken together, or with the world they name."""
+    tls = variables.tls
+    if variables.redis_url:
+        yield "AGENTSVC_REDIS_URL is set, but replicas that share Redis are not built yet: unset it."
+    try:
+        SealedSecrets(variables.secret_key)
+    except ValueError as error:
+        yield f"{error}."
+    if bool(tls.certificate) != bool(tls.key):
+        yield "AGENTSVC_TLS__CERTIFICATE and AGENTSVC_TLS__KEY belong together: set both or none."
+    if tls.client_ca and not tls.certificate:
+        yield "AGENTSVC_TLS__CLIENT_CA needs AGENTSVC_TLS__CERTIFICATE and AGENTSVC_TLS__KEY beside it."
+    for name, path in (("CERTIFICATE", tls.certificate), ("KEY", tls.key), ("CLIENT_CA", tls.client_ca)):
+        if path and not (path.is_file() and os.access(path, os.R_OK)):
+            yield f"AGENTSVC_TLS__{name} names {str(path)!r}, which is not a file that can be read."
+
+
+def _only_for_dev(variables: Variables) -> Iterator[str]:
+    if variables.dev_token:
+        yield "AGENTSVC_DEV_TOKEN is for `agentsvc serve --dev` only: unset it, and run `agentsvc token create`."
+    if (
+        not is_loopback(variables.grpc_address)
+        and not variables.tls.certificate
+        and variables.grpc_plaintext != "allow"
+    ):
+        yield (
+            f"AGENTSVC_GRPC_ADDRESS is {variables.grpc_address!r}, which others can reach: set AGENTSVC_TLS__CERTIFICATE "
+            "and AGENTSVC_TLS__KEY, or ask for plaintext (beside a mesh's proxy) with AGENTSVC_GRPC_PLAINTEXT=allow."
+        )
+
+
+def _not_for_dev(variables: Variables) -> Iterator[str]:
+    """--dev has a well-known agent and an admin token on the screen: it keeps to this machine and to its own data."""
+    for name, address in (("GRPC", variables.grpc_address), ("HTTP", variables.http_address)):
+        if not is_loopback(address):
+            yield f"AGENTSVC_{name}_ADDRESS is {address!r}, but --dev listens on loopback only: unset it or drop --dev."
+    if variables.database_url not in {"", DEV_DATABASE_URL}:
+        yield "AGENTSVC_DATABASE_URL is set, but --dev keeps to its own SQLite file: unset it or drop --dev."
+
+
+def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, Endpoint]]:
+    """The providers that the environment says anything about."""
+    for provider in installed().values():
+        _, key = _first(environ, provider.key_env)
+        _, url = _first(environ, provider.base_url_env)
+        extra = {
+            name: environ[variable].strip() for name, variable in provider.extra_env.items() if variable in environ
+        }
+        if key or url or extra:
+            yield provider.name, Endpoint(url.rstrip("/"), key, extra)
+
+
+def _wrong_endpoints(environ: Mapping[str, str]) -> Iterator[str]:
+    for provider in installed().values():
+        name, key = _first(environ, provider.key_env)
+        if not re.fullmatch(r"[!-~]*", key):
+            yield f"{name} is not usable: write one word of ASCII, since it travels in an HTTP header."
+        name, url = _first(environ, provider.base_url_env)
+        if url and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", url):
+            yield f"{name} is {url!r}: write an address that begins with https:// or http://."
+
+
+def _first(environ: Mapping[str, str], names: Iterable[str]) -> tuple[str, str]:
+    """The first of ``names`` that is set, and its value: stripped, since keys come from files that end in a newline."""
+    return next(((name, environ[name].strip()) for name in names if name in environ), ("", ""))
+
+
+def _load_tool(name: str) -> Tool:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(
+            f"AGENTSVC_TOOLS names {name!r}, which cannot be imported ({error}): write module:attribute, with the "
+            "module's folder on PYTHONPATH."
+        ) from error
+    if not isinstance(found, Tool):
+        raise SettingsError(
+            f"AGENTSVC_TOOLS names {name!r}, which is no Tool: decorate it with agentsvc.engine.tools.tool."
+        )
+    return found

@@ -1,0 +1,299 @@
+"""The write-behind: runs and their messages are accepted at once, kept in memory and committed in batches.
+
+One task writes. What arrives within ``batch_window`` of the first entry shares its transaction (a commit costs far more
+than its rows). Entries are settled in the order of their acceptance, and each once: every statement may run again, so
+a commit whose answer got lost is simply repeated. While the database is away entries pile up to ``backlog_bytes``; a
+row that the database refuses is found by halving its batch and dropped alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from asyncio import Future
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, Insert, bindparam, or_, text, update
+
+from agentsvc.domain import ports
+from agentsvc.domain.agents import Session
+from agentsvc.domain.errors import AgentsvcError, Reason
+from agentsvc.domain.messages import Message
+from agentsvc.domain.runs import Run
+from agentsvc.storage.database import Database, StorageConfig, cause_of, require_tenant, unavailable
+from agentsvc.storage.rows import Values, message_row, run_row, session_row
+from agentsvc.storage.tables import Word, runs, sessions
+
+_log = logging.getLogger(__name__)
+
+_MAX_BATCH = 500  # entries
+_ROW_BYTES = 512  # what a row weighs beside its document
+_COMMIT_TIMEOUT = 10.0
+_FIRST_DELAY, _MAX_DELAY = 0.05, 1.0
+_ATTEMPTS = 3  # for a single entry: two processes may reach for the same position of a session
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Rows that land together. ``landed`` is done after their commit."""
+
+    run: Values
+    session: Values | None
+    messages: Sequence[Values]
+    size: int
+    accepted: datetime
+    landed: Future[None] | None = None
+
+
+class BatchingLedger(ports.Ledger):
+    """``backlog_bytes`` wait; ``dropped`` and ``refused`` entries were lost (too much backlog; refused by the database)."""
+
+    def __init__(self, database: Database, config: StorageConfig, owner: str) -> None:
+        self.backlog_bytes = 0
+        self.batches = 0
+        self.dropped = 0
+        self.refused = 0
+        self._database = database
+        self._config = config
+        self._owner = owner
+        self._queue: deque[_Entry] = deque()  # everything accepted and not settled
+        self._accepted = 0
+        self._settled = 0
+        self._arrived = asyncio.Event()
+        self._progress = asyncio.Event()  # set and replaced with every batch
+        self._closing = False
+        self._writer: asyncio.Task[None] | None = None
+        self._insert_sessions = database.insert(sessions).on_conflict_do_nothing()
+        self._upsert_runs = _upsert_runs(database)
+
+    def start(self) -> None:
+        """Begins to write."""
+        self._writer = asyncio.create_task(self._write(), name="storage-ledger")
+
+    def started(self, tenant_id: str, run: Run, session: Session | None) -> None:
+        """A run began, or goes on in another state: its row is written as it is now, unless it has ended."""
+        require_tenant(tenant_id)
+        now = datetime.now(UTC)
+        row = run_row(tenant_id, _dated(run, now), self._owner)
+        new = None if session is None else session_row(tenant_id, _dated_session(session, now))
+        self._accept(_Entry(row, new, (), _size(row) + (_ROW_BYTES if new else 0), now))
+
+    def ended(self, tenant_id: str, run: Run, messages: Sequence[Message]) -> Future[None]:
+        """Its final row and its turn's messages in one transaction. Done after the commit, however long that takes.
+
+        Messages of a session that has been deleted meanwhile are not written. The future fails, and the write is lost,
+        with STORAGE_UNAVAILABLE when the backlog is full or the ledger was closed first, and with ALREADY_EXISTS or
+        INTERNAL when the database refuses the row.
+        """
+        require_tenant(tenant_id)
+        now = datetime.now(UTC)
+        run = _dated(run, now)
+        row = run_row(tenant_id, run if run.end_time else replace(run, end_time=now), self._owner)
+        turn = [
+            message_row(tenant_id, run.session_id, _identified(message, run, now))
+            for message in messages
+            if run.session_id  # a run that is not stored in a session has none
+        ]
+        landed: Future[None] = asyncio.get_running_loop().create_future()
+        landed.add_done_callback(_retrieve)
+        if not self._accept(_Entry(row, None, turn, _size(row, *turn), now, landed)):
+            landed.set_exception(unavailable())
+        return landed
+
+    async def barrier(self) -> None:
+        """Returns when everything accepted until now is settled.
+
+        Raises:
+            AgentsvcError: STORAGE_UNAVAILABLE after ``timeout``.
+        """
+        target = self._accepted
+        if self._settled >= target:
+            return
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                while self._settled < target:
+                    await self._progress.wait()
+        except TimeoutError:
+            raise unavailable() from None
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - how long the flush may take
+        """Accepts nothing more, writes what is left, gives up after ``timeout`` seconds."""
+        self._closing = True
+        self._arrived.set()
+        if self._writer is None:
+            return
+        await asyncio.wait({self._writer}, timeout=timeout)
+        self._writer.cancel()
+        await asyncio.wait({self._writer})
+        if self._queue:
+            _log.error("%d accepted writes are lost: the database was away when the service ended", len(self._queue))
+        while self._queue:
+            self.dropped += 1
+            self._settle_first(unavailable())
+
+    # --- the writer -------------------------------------------------------------------------------------------------
+    def _accept(self, entry: _Entry) -> bool:
+        if self._closing or self.backlog_bytes + entry.size > self._config.backlog_bytes:
+            self.dropped += 1
+            if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8, ...: an outage must not fill the log as well
+                _log.error("the ledger is full or closed: %d writes dropped so far", self.dropped)
+            return False
+        self._queue.append(entry)
+        self.backlog_bytes += entry.size
+        self._accepted += 1
+        self._arrived.set()
+        return True
+
+    async def _write(self) -> None:
+        while True:
+            await self._arrived.wait()
+            if not self._closing:
+                await asyncio.sleep(self._config.batch_window)
+            self._arrived.clear()
+            while self._queue:
+                await self._settle(list(islice(self._queue, _MAX_BATCH)))
+            if self._closing:
+                return
+
+    async def _settle(self, batch: Sequence[_Entry]) -> None:
+        """Brings the first entries of the queue to an end, committed or refused."""
+        refusal = await self._try(batch)
+        if refusal is not None and len(batch) > 1:
+            middle = len(batch) // 2
+            await self._settle(batch[:middle])
+            await self._settle(batch[middle:])
+            return
+        if refusal is not None:
+            self.refused += 1
+            _log.error("the database refused run %s; it is dropped", batch[0].run["run_id"], exc_info=refusal)
+        for _ in batch:
+            self._settle_first(refusal)
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    async def _try(self, batch: Sequence[_Entry]) -> AgentsvcError | None:
+        """None after the commit, waiting out any outage; else why the batch cannot be committed as it is."""
+        delay, attempts = _FIRST_DELAY, 0
+        while True:
+            try:
+                await self._commit(batch)
+            except AgentsvcError as error:
+                if error.reason is Reason.STORAGE_UNAVAILABLE:
+                    if delay == _FIRST_DELAY:
+                        _log.warning("a commit fails and is repeated until it succeeds (%s)", cause_of(error))
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, _MAX_DELAY)
+                    continue
+                attempts += 1
+                if len(batch) > 1 or attempts == _ATTEMPTS:
+                    return error
+            except Exception as error:  # the edge: one task writes for all runs, and a bug in one row must not end it
+                return AgentsvcError(Reason.INTERNAL, f"The row could not be written ({type(error).__name__}).")
+            else:
+                return None
+
+    async def _commit(self, batch: Sequence[_Entry]) -> None:
+        await self._database.work(self._write_rows, batch, _COMMIT_TIMEOUT)
+        self.batches += 1
+
+    def _write_rows(self, connection: Connection, batch: Sequence[_Entry]) -> None:
+        new = [entry.session for entry in batch if entry.session]
+        states = {(entry.run["tenant_id"], entry.run["run_id"]): entry.run for entry in batch}  # the last one counts
+        said = [message for entry in batch for message in entry.messages]
+        if new:
+            connection.execute(self._insert_sessions, new)
+        connection.execute(self._upsert_runs, list(states.values()))
+        if said:
+            connection.execute(_APPEND_MESSAGE, said)
+            connection.execute(_TOUCH_SESSION, _touches(batch))
+
+    def _settle_first(self, refusal: AgentsvcError | None) -> None:
+        entry = self._queue.popleft()
+        self.backlog_bytes -= entry.size
+        self._settled += 1
+        if entry.landed is None or entry.landed.done():  # done: its waiter has left
+            return
+        if refusal is None:
+            entry.landed.set_result(None)
+        else:
+            entry.landed.set_exception(refusal)
+
+
+# --- statements, each of which may be repeated ----------------------------------------------------------------------
+def _upsert_runs(database: Database) -> Insert:
+    insert = database.insert(runs)
+    fixed = {"tenant_id", "run_id", "create_time"}
+    return insert.on_conflict_do_update(
+        index_elements=["tenant_id", "run_id"],
+        set_={column.name: insert.excluded[column.name] for column in runs.c if column.name not in fixed},
+        where=or_(runs.c.end_time.is_(None), insert.excluded.end_time.is_not(None)),
+    )
+
+
+# One message behind the last one of its session; nothing when the session is gone or the message is there already.
+_APPEND_MESSAGE = text(
+    """
+    INSERT INTO messages (tenant_id, session_id, position, message_id, document)
+    SELECT
+        s.tenant_id,
+        s.session_id,
+        (
+            SELECT coalesce(max(m.position), 0) + 1
+            FROM messages AS m
+            WHERE m.tenant_id = s.tenant_id AND m.session_id = s.session_id
+        ),
+        :message_id,
+        :document
+    FROM sessions AS s
+    WHERE s.tenant_id = :tenant_id AND s.session_id = :session_id
+    ON CONFLICT (tenant_id, message_id) DO NOTHING
+    """
+).bindparams(*(bindparam(name, type_=Word()) for name in ("message_id", "document", "tenant_id", "session_id")))
+
+
+_TOUCH_SESSION = (
+    update(sessions)
+    .where(sessions.c.tenant_id == bindparam("of_tenant"), sessions.c.session_id == bindparam("of_session"))
+    .values(update_time=bindparam("moment"))
+)
+
+
+def _touches(batch: Sequence[_Entry]) -> list[Values]:
+    """When each session was spoken in last. Sorted, so that two processes lock sessions in one order."""
+    latest = {(row["tenant_id"], row["session_id"]): entry.accepted for entry in batch for row in entry.messages}
+    return [{"of_tenant": key[0], "of_session": key[1], "moment": latest[key]} for key in sorted(latest)]
+
+
+# --- values made complete -------------------------------------------------------------------------------------------
+def _dated(run: Run, now: datetime) -> Run:
+    return run if run.create_time else replace(run, create_time=now)
+
+
+def _dated_session(session: Session, now: datetime) -> Session:
+    created = session.create_time or now
+    return replace(session, create_time=created, update_time=session.update_time or created)
+
+
+def _identified(message: Message, run: Run, now: datetime) -> Message:
+    return replace(
+        message,
+        message_id=message.message_id or uuid.uuid4().hex,
+        run_id=message.run_id or run.run_id,
+        create_time=message.create_time or now,
+    )
+
+
+def _retrieve(landed: Future[None]) -> None:
+    """A failure is logged where it happens; that nobody waited for it is no second one."""
+    if not landed.cancelled():
+        landed.exception()
+
+
+def _size(*rows: dict[str, Any]) -> int:
+    return sum(len(row["document"]) + _ROW_BYTES for row in rows)

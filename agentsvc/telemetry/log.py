@@ -1,0 +1,190 @@
+"""The structured log: JSON lines on stderr, or coloured ones on a terminal. Everything goes through it, libraries too.
+
+Lines are rendered and written by a thread of their own: a full pipe or a slow terminal must never stop the event loop,
+so what does not fit into its queue is dropped and counted. Secrets are blotted out on the way, by the name of their
+field and by what they look like.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from queue import Full, Queue
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from agentsvc.domain.events import RunState
+from agentsvc.telemetry.summary import RunSummary
+
+_BACKLOG = 10_000  # lines
+_LAST_CHANCE = 2.0  # seconds a reader of the log has at the end to take what is left
+_BLOT = "***"
+_SECRET_FIELD = re.compile(r"(?i)authorization|api_?key|secret|password|passwd|cookie|^(?:\w*_)?token$")
+_SECRET_LOOKS = (
+    (re.compile(r"(agentsvc_[0-9a-f]{16}_)[\w-]+"), rf"\1{_BLOT}"),  # our own tokens: the public id may be seen
+    (re.compile(r"(?i)\b(bearer\s+)[^\s'\",]+"), rf"\1{_BLOT}"),
+    (re.compile(r"(://[^:/@\s]*:)[^@/\s]+(@)"), rf"\1{_BLOT}\2"),  # the password in a URL
+    (re.compile(r"\b((?:sk|pk|gsk|xai|key)-)[\w-]{8,}"), rf"\1{_BLOT}"),  # vendors' keys
+    (re.compile(r"([?&](?:key|api_key|access_token)=)[^&\s'\"]+"), rf"\1{_BLOT}"),
+)
+_log = structlog.stdlib.get_logger("agentsvc.runs")
+
+
+class LogLevel(StrEnum):
+    """The least important lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """AUTO: CONSOLE on a terminal, else JSON."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What is written, and how."""
+
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.AUTO
+
+
+@contextmanager
+def logging_to(stream: TextIO, config: LogConfig) -> Iterator[None]:
+    """Everything logged in the block, by us or by libraries, goes to ``stream``; all of it is written at the end."""
+    console = config.format is LogFormat.CONSOLE or (config.format is LogFormat.AUTO and stream.isatty())
+    writer = logging.StreamHandler(stream)
+    writer.setFormatter(_formatter(console=console))
+    handler = _Handoff(writer)
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    root.handlers[:] = [handler]
+    root.setLevel(config.level.upper())
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    try:
+        yield
+    finally:
+        root.level, root.handlers[:] = before
+        handler.close()
+        structlog.reset_defaults()
+
+
+def run_ended(summary: RunSummary) -> None:
+    """The one line of a run."""
+    usage = summary.usage
+    tell = _log.warning if summary.state is RunState.FAILED else _log.info
+    tell(
+        "run ended",
+        run_id=summary.run_id,
+        tenant=summary.tenant_id,
+        agent=summary.agent_id,
+        session_id=summary.session_id or None,
+        provider=summary.provider,
+        model=summary.model,
+        state=summary.state.value,
+        reason=summary.reason.value if summary.reason else None,
+        ttft_ms=None if summary.ttft_us is None else _milliseconds(summary.ttft_us),
+        duration_ms=_milliseconds(summary.duration_us),
+        overhead_ms=_milliseconds(summary.overhead_us),
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        usage_estimated=usage.estimated,
+    )
+
+
+def redact(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """Blots secrets out of a line, also where they stand inside a text or a traceback."""
+    for name, value in line.items():
+        if _SECRET_FIELD.search(name):
+            line[name] = _BLOT
+        elif isinstance(value, str):
+            line[name] = blotted(value)
+    return line
+
+
+def blotted(text: str) -> str:
+    """``text`` without what looks like a secret."""
+    for looks, instead in _SECRET_LOOKS:
+        text = looks.sub(instead, text)
+    return text
+
+
+_SHARED: list[Processor] = [
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.TimeStamper(fmt="iso"),
+]
+
+
+class _Handoff(logging.Handler):
+    """Hands records to a thread that writes them; never waits, and counts what it had to drop."""
+
+    def __init__(self, writer: logging.Handler) -> None:
+        super().__init__()
+        self._writer = writer
+        self._waiting: Queue[logging.LogRecord | None] = Queue(_BACKLOG)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Puts it in line if there is room."""
+        try:
+            self._waiting.put_nowait(record)
+        except Full:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """Writes what is left, unless nobody takes it."""
+        with suppress(Full):
+            self._waiting.put(None, timeout=_LAST_CHANCE)
+        self._thread.join(_LAST_CHANCE)
+        super().close()
+
+    def _write(self) -> None:
+        told = 0
+        while (record := self._waiting.get()) is not None:
+            self._writer.handle(record)
+            if (dropped := self._dropped) > told:
+                told = dropped
+                message = f"log lines dropped so far because nobody read them: {dropped}"
+                self._writer.handle(logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None))
+
+
+def _formatter(*, console: bool) -> logging.Formatter:
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if console
+        else structlog.processors.JSONRenderer()
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_SHARED,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,  # plain text: rich tracebacks show local variables, and what is in them
+            redact,
+            renderer,
+        ],
+    )
+
+
+def _milliseconds(microseconds: int) -> float:
+    return round(microseconds / 1000, 1)

@@ -1,0 +1,50 @@
+"""A run in one line of numbers: what a log line says and a histogram counts. Made once, when the run has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from agentsvc.domain.errors import Reason
+from agentsvc.domain.events import RunStarted, RunState
+from agentsvc.domain.messages import Usage
+from agentsvc.domain.runs import Run
+from agentsvc.domain.timeline import Stage, Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """Times in microseconds. ``ttft_us`` is None when nothing was ever streamed, ``reason`` when nothing went wrong."""
+
+    run_id: str
+    tenant_id: str
+    agent_id: str
+    session_id: str
+    provider: str
+    model: str
+    state: RunState
+    reason: Reason | None
+    ttft_us: int | None
+    duration_us: int
+    overhead_us: int
+    usage: Usage
+
+    @classmethod
+    def of(cls, tenant_id: str, run: Run, started: RunStarted, timeline: Timeline) -> Self:
+        """The summary of an ended run."""
+        stages = timeline.timings()
+        first = next((s for s in stages if s.stage == Stage.FIRST_TOKEN), None)
+        return cls(
+            run_id=run.run_id,
+            tenant_id=tenant_id,
+            agent_id=run.agent_id,
+            session_id=run.session_id,
+            provider=started.provider,
+            model=started.model,
+            state=run.state,
+            reason=run.error.reason if run.error else None,
+            ttft_us=first.start_us + first.duration_us if first else None,
+            duration_us=timeline.elapsed_us(),
+            overhead_us=run.framework_overhead_us,
+            usage=run.usage,
+        )

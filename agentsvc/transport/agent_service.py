@@ -1,0 +1,75 @@
+"""agentsvc.v1.AgentService: the caller's door. One screen per method."""
+
+from __future__ import annotations
+
+from agentsvc import v1
+from agentsvc.engine.live import Live
+from agentsvc.engine.runs import Runs
+from agentsvc.transport import codec_requests as requests
+from agentsvc.transport import codec_resources as resources
+from agentsvc.transport.interceptors import Call
+from agentsvc.transport.streams import agree, open_stream, relay, set_trailers
+
+
+class AgentService:
+    """Starts runs and reads them. ``heartbeat`` in seconds."""
+
+    def __init__(self, runs: Runs, heartbeat: float) -> None:
+        self._runs = runs
+        self._heartbeat = heartbeat
+
+    async def stream_chat(self, request: v1.StreamChatRequest, call: Call) -> None:
+        """The answer while it is produced; the status agrees with run_finished."""
+        live = await self._start(request, call)
+        finished = await relay(live.reader(), call, live.run_id, self._heartbeat)
+        set_trailers(call, live.run_id, finished.usage, finished.framework_overhead_us)
+        agree(finished.state, finished.error)
+
+    async def subscribe_run(self, request: v1.SubscribeRunRequest, call: Call) -> None:
+        """The same events again, from a cursor on; a run may be silent, so the stream opens at once."""
+        reader = await self._runs.subscribe(call.principal, request.run_id, request.after_sequence)
+        try:
+            await open_stream(call, request.run_id)
+        except BaseException:
+            reader.close()
+            raise
+        finished = await relay(reader, call, request.run_id, self._heartbeat, opened=True)
+        agree(finished.state, finished.error)
+
+    async def chat(self, request: v1.ChatRequest, call: Call) -> v1.ChatResponse:
+        """The answer whole. The call reads along like any other reader, so its leaving counts like theirs."""
+        live = await self._start(request, call)
+        reader = live.reader()
+        stages: list[v1.StageTiming] = []
+        try:
+            await open_stream(call, live.run_id)
+            while reader.end is None:
+                await reader.wait()
+                for wire in reader.take():
+                    stages.extend(v1.StreamChatResponse.FromString(wire).event.generation_completed.timings)
+            run = await live.ended()
+        finally:
+            reader.close()
+        set_trailers(call, run.run_id, run.usage, run.framework_overhead_us)
+        agree(run.state, run.error)
+        return v1.ChatResponse(run=resources.to_run(run), text=run.text or run.partial_text, timings=stages)
+
+    async def get_run(self, request: v1.GetRunRequest, call: Call) -> v1.GetRunResponse:
+        """A run's record."""
+        run = await self._runs.get(call.principal, request.run_id)
+        return v1.GetRunResponse(run=resources.to_run(run))
+
+    async def list_runs(self, request: v1.ListRunsRequest, call: Call) -> v1.ListRunsResponse:
+        """Runs, newest first."""
+        page = await self._runs.list(call.principal, requests.page(request), requests.filter_of(request))
+        return v1.ListRunsResponse(
+            runs=[resources.to_run(run, texts=False) for run in page.items], next_page_token=page.next_token
+        )
+
+    async def cancel_run(self, request: v1.CancelRunRequest, call: Call) -> v1.CancelRunResponse:
+        """Stops a run, idempotently."""
+        run = await self._runs.cancel(call.principal, request.run_id)
+        return v1.CancelRunResponse(run=resources.to_run(run))
+
+    async def _start(self, request: v1.StreamChatRequest | v1.ChatRequest, call: Call) -> Live:
+        return await self._runs.start(call.principal, requests.run_request(request, call.deadline), call.timeline)

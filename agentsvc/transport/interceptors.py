@@ -1,0 +1,133 @@
+"""The gate before every handler: who calls, may they, under which request id; and the clock starts.
+
+It works on metadata alone and refuses before the request's message is read, so nobody without a token makes us parse
+32 MiB. What it learnt travels to the handler in one ContextVar: grpc.aio runs both in the same task.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from agentsvc.domain.errors import AgentsvcError, Error, Reason
+from agentsvc.domain.ports import Authenticator
+from agentsvc.domain.runs import Principal
+from agentsvc.domain.timeline import Stage, Timeline
+from agentsvc.transport.errors import RichStatus
+
+log = logging.getLogger(__name__)
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+REQUEST_ID: Final = "x-request-id"
+OPEN: Final = ("/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
+ADMIN_ONLY: Final = frozenset(
+    {
+        "/agentsvc.v1.AgentAdminService/CreateAgent",
+        "/agentsvc.v1.AgentAdminService/UpdateAgent",
+        "/agentsvc.v1.AgentAdminService/DeleteAgent",
+        "/agentsvc.v1.ProviderService/ListProviders",
+    }
+)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_BEARER = re.compile(r"[Bb]earer +([!-~]{1,4096})")  # RFC 6750, RFC 9110 11.1: the scheme is case-insensitive
+_SEND = "send one metadata entry `authorization: Bearer <token>`"
+
+
+@dataclass(slots=True)
+class Call:
+    """What is known about a call when its handler starts."""
+
+    principal: Principal
+    timeline: Timeline
+    request_id: str
+    context: Context = field(init=False)  # set by the handler's guard: before the message is read there is none
+
+    @property
+    def deadline(self) -> float | None:
+        """The caller's deadline as a reading of ``time.monotonic``; None when there is none."""
+        remaining: float | None = self.context.time_remaining()
+        return None if remaining is None else time.monotonic() + remaining
+
+
+call: ContextVar[Call] = ContextVar("call")
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Bearer token -> Principal, role, request id. All methods need a token, save health and reflection."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """The method's own handler for those who may call it, one that refuses for the others."""
+        timeline = Timeline()
+        method: str = handler_call_details.method
+        if method.startswith(OPEN):
+            return await continuation(handler_call_details)
+        authorizations, request_id = _read(handler_call_details.invocation_metadata)
+        try:
+            principal = await self._authenticator.authenticate(_bearer(authorizations))
+            if method in ADMIN_ONLY and not principal.is_admin:
+                raise AgentsvcError(Reason.PERMISSION_DENIED, f"{method} needs a token with the role admin")
+        except AgentsvcError as refused:
+            return _refusal(refused.error, request_id)
+        except Exception:  # the outermost edge: whatever broke, the caller gets a typed answer and we a log line
+            log.exception("authentication failed unexpectedly, request id %s", request_id)
+            return _refusal(internal(request_id), request_id)
+        timeline.reached(Stage.AUTH)
+        call.set(Call(principal, timeline, request_id))
+        return await continuation(handler_call_details)
+
+
+def internal(request_id: str) -> Error:
+    """Our own bug, as a caller sees it: no detail, but the key to the log."""
+    return Error(Reason.INTERNAL, f"internal error; the service's log has the cause under request id {request_id}")
+
+
+def _read(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[Sequence[str], str]:
+    """The authorization entries, and the request id: the caller's if it is a sane one, else a new one."""
+    authorizations: list[str] = []
+    request_id = ""
+    for key, value in metadata or ():
+        if key == "authorization":
+            authorizations.append(str(value))
+        elif key == REQUEST_ID and _REQUEST_ID.fullmatch(str(value)):
+            request_id = str(value)
+    return authorizations, request_id or secrets.token_hex(8)
+
+
+def _bearer(authorizations: Sequence[str]) -> str:
+    match authorizations:
+        case [one]:
+            if found := _BEARER.fullmatch(one.strip()):
+                return found[1]
+            raise AgentsvcError(Reason.UNAUTHENTICATED, f"the authorization metadata is not a bearer token: {_SEND}")
+        case []:
+            raise AgentsvcError(Reason.UNAUTHENTICATED, f"no token: {_SEND}")
+        case _:
+            raise AgentsvcError(Reason.UNAUTHENTICATED, f"{len(authorizations)} authorization entries: {_SEND}")
+
+
+def _refusal(error: Error, request_id: str) -> Handler:
+    """A handler that answers without reading the request: to gRPC it is one that might have read a stream."""
+    status = RichStatus(error, request_id, ((REQUEST_ID, request_id),))
+
+    async def refuse(_: object, context: Context) -> None:
+        await context.abort_with_status(status)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,0 +1,171 @@
+"""The gRPC server: options that were found by running them, services, health, reflection, TLS."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # no stubs
+from grpc_health.v1.health import aio as health  # type: ignore[import-untyped]  # no stubs
+from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]  # no stubs
+from grpc_reflection.v1alpha.reflection import aio as reflection_aio  # type: ignore[import-untyped]  # no stubs
+
+from agentsvc.domain.ports import Authenticator
+from agentsvc.engine.catalog import Catalog
+from agentsvc.engine.runs import Runs
+from agentsvc.engine.sessions import Sessions
+from agentsvc.transport.agent_admin_service import AgentAdminService
+from agentsvc.transport.agent_service import AgentService
+from agentsvc.transport.interceptors import Gate
+from agentsvc.transport.methods import bind
+from agentsvc.transport.session_service import SessionService
+from agentsvc.v1 import (
+    agent_admin_service_pb2,
+    agent_service_pb2,
+    memory_service_pb2,
+    provider_service_pb2,
+    session_service_pb2,
+)
+
+LIVENESS: Final = "liveness"
+READINESS: Final = "readiness"
+
+_OPTIONS: Final = (
+    # A burst of new streams is otherwise refused at random, with CANCELLED (4 to 665 of 3,000).
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
+    # Clients behind proxies ping; with the default of 300 s a silent stream dies of "too many pings" after the third.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Ours find half-open connections: a dead caller's slot is free within 40 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Far above what validation allows, so that a request that is too big gets a typed error and not gRPC's bare one.
+    ("grpc.max_receive_message_length", 32 << 20),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files. With ``client_ca`` only clients with a certificate of that authority are let in (mTLS)."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Reads the files."""
+        pair = (self.key.read_bytes(), self.certificate.read_bytes())
+        authority = self.client_ca.read_bytes() if self.client_ca else None
+        return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """``address`` is host:port, port 0 for any free one; ``heartbeat`` is in seconds.
+
+    ``plaintext`` must be said to listen beyond loopback without TLS; ``reuse_port`` lets several workers share the port.
+    """
+
+    address: str = "127.0.0.1:50051"
+    heartbeat: float = 15.0
+    reflection: bool = True
+    reuse_port: bool = False
+    plaintext: bool = False
+    tls: Tls | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.tls is None and not self.plaintext and not _is_loopback(self.address):
+            raise ValueError(f"{self.address} is open to others: give it TLS, or allow plaintext expressly")
+
+
+class Server:
+    """Serves the contract on one address. Ready from ``start`` on, unless ``set_ready`` says otherwise."""
+
+    def __init__(
+        self, config: ServerConfig, authenticator: Authenticator, runs: Runs, catalog: Catalog, sessions: Sessions
+    ) -> None:
+        self._config = config
+        self._authenticator = authenticator
+        self._services: dict[ServiceDescriptor, object] = {
+            agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]: AgentService(runs, config.heartbeat),
+            agent_admin_service_pb2.DESCRIPTOR.services_by_name["AgentAdminService"]: AgentAdminService(catalog),
+            session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]: SessionService(sessions, catalog),
+            memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"]: None,  # of a later issue: NOT_IMPLEMENTED
+            provider_service_pb2.DESCRIPTOR.services_by_name["ProviderService"]: None,  # as above
+        }
+        self._health = health.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listens; from now on ``port`` is the real one.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        # Without so_reuseport 0 a second process would silently share the port and take half of the calls.
+        options = (*_OPTIONS, ("grpc.so_reuseport", int(self._config.reuse_port)))
+        server = grpc.aio.server(interceptors=[Gate(self._authenticator)], options=options)
+        server.add_generic_rpc_handlers([bind(service, methods) for service, methods in self._services.items()])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._config.reflection:
+            self._add_reflection(server)
+        self.port = self._listen(server)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self.set_ready(ready=True)
+        await server.start()
+        self._server = server
+
+    async def set_ready(self, *, ready: bool) -> None:
+        """What health tells of readiness, of every service and of the server as a whole (the empty name)."""
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", READINESS, *(service.full_name for service in self._services)):
+            await self._health.set(name, status)
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Stops listening at once; calls that go on have ``grace`` seconds. Idempotent."""
+        server, self._server = self._server, None
+        if server is not None:
+            await self.set_ready(ready=False)
+            await server.stop(grace)
+
+    def _listen(self, server: grpc.aio.Server) -> int:
+        address, tls = self._config.address, self._config.tls
+        try:
+            if tls is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, tls.credentials())
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: is another process using it?") from error
+
+    def _add_reflection(self, server: grpc.aio.Server) -> None:
+        """v1alpha as grpcio ships it, and the same servicer under v1: the messages are the same on the wire."""
+        names = [service.full_name for service in self._services]
+        servicer = reflection_aio.ReflectionServicer((*names, "grpc.health.v1.Health", reflection.SERVICE_NAME))
+        handler: Any = grpc.stream_stream_rpc_method_handler(
+            servicer.ServerReflectionInfo,
+            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers(
+            [
+                grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
+                for name in ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
+            ]
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost" or address.startswith("unix:"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,203 @@
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from agentsvc.domain.agents import Session
+from agentsvc.domain.errors import AgentsvcError, Reason
+from agentsvc.domain.messages import Message, Role, Text
+from agentsvc.domain.ports import Filter, PageRequest
+from agentsvc.domain.runs import Run
+from agentsvc.storage import Storage
+from tests.storage.databases import Opening
+
+ONLY_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
+def said(*texts: str) -> list[Message]:
+    return [Message(Role.USER, (Text(text),)) for text in texts]
+
+
+@contextmanager
+def out_of_reach(url: str) -> Iterator[sqlite3.Connection]:
+    """A real outage, as SQLite has them: somebody else holds the write lock."""
+    lock = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    yield lock
+    lock.close()
+
+
+async def texts(storage: Storage, session_id: str) -> list[str]:
+    return [message.text for message in await storage.sessions.history("acme", session_id, 10_000)]
+
+
+async def test_what_arrives_together_is_committed_together(storage: Storage) -> None:
+    before = storage.ledger.batches
+    landed = []
+    for number in range(100):
+        session = Session(f"s{number}", "demo")
+        storage.ledger.started("acme", Run(f"r{number}", "demo", f"s{number}"), session)
+        landed.append(storage.ledger.ended("acme", Run(f"r{number}", "demo", f"s{number}"), said("hi")))
+    await asyncio.gather(*landed)
+    assert storage.ledger.batches - before == 1
+    assert len((await storage.runs.list("acme", PageRequest(1000), Filter())).items) == 100
+    assert await texts(storage, "s99") == ["hi"]
+
+
+async def test_a_session_is_read_in_the_order_in_which_it_was_spoken(storage: Storage) -> None:
+    storage.ledger.started("acme", Run("r", "demo", "s"), Session("s", "demo"))
+    for number in range(700):  # more than one batch
+        storage.ledger.ended("acme", Run(f"r{number}", "demo", "s"), said(f"{number}a", f"{number}b"))
+        if number % 200 == 0:
+            await storage.ledger.barrier()
+    assert await texts(storage, "s") == [f"{number}{half}" for number in range(700) for half in "ab"]
+
+
+async def test_two_processes_may_write_to_one_session(opened: Opening) -> None:
+    async with opened() as one, opened() as two:
+        await one.sessions.create("acme", Session("s", "demo"))
+        landed = [
+            storage.ledger.ended("acme", Run(f"{name}{number}", "demo", "s"), said(f"{name}{number}"))
+            for number in range(50)
+            for name, storage in (("one", one), ("two", two))
+        ]
+        await asyncio.gather(*landed)
+        found = await texts(one, "s")
+        assert sorted(found) == sorted(f"{name}{number}" for number in range(50) for name in ("one", "two"))
+        for name in ("one", "two"):
+            assert [t for t in found if t.startswith(name)] == [f"{name}{number}" for number in range(50)]
+
+
+async def test_reads_see_what_was_accepted(storage: Storage) -> None:
+    """Without an await between the write and the read."""
+    storage.ledger.started("acme", Run("r1", "demo", "s1", request_id="q"), Session("s1", "demo"))
+    assert await storage.runs.get("acme", "r1") is not None
+    storage.ledger.started("acme", Run("r2", "demo", "s2", request_id="q2"), Session("s2", "demo"))
+    assert await storage.sessions.get("acme", "s2") is not None
+    storage.ledger.started("acme", Run("r3", "demo", "s1", request_id="q3"), None)
+    assert await storage.runs.by_request_id("acme", "q3") is not None
+    storage.ledger.ended("acme", Run("r3", "demo", "s1"), said("hi"))
+    assert await texts(storage, "s1") == ["hi"]
+
+
+async def test_a_waiter_that_leaves_does_not_withdraw_the_write(storage: Storage) -> None:
+    landed = storage.ledger.ended("acme", Run("r1", "demo", text="kept"), ())
+    landed.cancel()
+    run = await storage.runs.get("acme", "r1")
+    assert run is not None
+    assert run.text == "kept"
+
+
+async def test_a_row_the_database_refuses_blocks_no_other(storage: Storage) -> None:
+    await storage.sessions.create("acme", Session("s", "demo"))
+    await storage.ledger.ended("acme", Run("first", "demo", request_id="taken"), ())
+    landed = []
+    for number in range(20):
+        request_id = "taken" if number in {3, 4, 17} else f"free{number}"
+        landed.append(
+            storage.ledger.ended("acme", Run(f"r{number}", "demo", "s", request_id=request_id), said(str(number)))
+        )
+    results = await asyncio.gather(*landed, return_exceptions=True)
+    refused = {number for number, result in enumerate(results) if result is not None}
+    assert refused == {3, 4, 17}
+    assert all(isinstance(results[n], AgentsvcError) and results[n].reason is Reason.ALREADY_EXISTS for n in refused)
+    assert storage.ledger.refused == 3
+    assert await texts(storage, "s") == [str(number) for number in range(20) if number not in refused]
+
+
+async def test_a_bug_in_one_row_does_not_silence_the_ledger(storage: Storage) -> None:
+    broken = storage.ledger.ended("acme", Run("bad", "demo", user_id=5), ())  # type: ignore[arg-type]  # the bug
+    fine = storage.ledger.ended("acme", Run("good", "demo"), ())
+    with pytest.raises(AgentsvcError) as refusal:
+        await broken
+    assert refusal.value.reason is Reason.INTERNAL
+    await fine
+    assert await storage.runs.get("acme", "good") is not None
+
+
+async def test_a_refusal_nobody_waits_for_makes_no_noise(storage: Storage) -> None:
+    """A future that fails unseen would be reported by the loop; here the log has it already."""
+    noise: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: noise.append(context))
+    await storage.ledger.ended("acme", Run("first", "demo", request_id="taken"), ())
+    storage.ledger.ended("acme", Run("second", "demo", request_id="taken"), ())
+    await storage.ledger.barrier()
+    assert storage.ledger.refused == 1
+    assert noise == []
+
+
+@ONLY_SQLITE
+async def test_an_outage_delays_writes_and_loses_none(opened: Opening, url: str) -> None:
+    async with opened(timeout=0.05) as storage:
+        await storage.sessions.create("acme", Session("s", "demo"))
+        with out_of_reach(url):
+            landed = [storage.ledger.ended("acme", Run(f"r{n}", "demo", "s"), said(str(n))) for n in range(20)]
+            with pytest.raises(AgentsvcError) as refusal:
+                await storage.runs.get("acme", "r0")  # cannot be read yet, and says so in time
+            assert refusal.value.reason is Reason.STORAGE_UNAVAILABLE
+            assert refusal.value.error.retryable
+            assert not any(future.done() for future in landed)
+        await asyncio.gather(*landed)
+        assert await texts(storage, "s") == [str(n) for n in range(20)]
+        assert storage.ledger.backlog_bytes == 0
+
+
+@ONLY_SQLITE
+async def test_the_backlog_of_an_outage_is_bounded(opened: Opening, url: str) -> None:
+    async with opened(timeout=0.05, backlog_bytes=20_000) as storage:
+        with out_of_reach(url):
+            landed = [storage.ledger.ended("acme", Run(f"r{n}", "demo", text="x" * 2000), ()) for n in range(20)]
+            storage.ledger.started(
+                "acme", Run("late", "demo", text="x" * 2000), None
+            )  # dropped as well, and raises nothing
+            lost = [future for future in landed if future.done()]
+            assert 0 < len(lost) < 20
+            for future in lost:
+                with pytest.raises(AgentsvcError) as refusal:
+                    await future
+                assert refusal.value.reason is Reason.STORAGE_UNAVAILABLE
+            assert storage.ledger.backlog_bytes <= 20_000
+            assert storage.ledger.dropped == len(lost) + 1
+        kept = [future for future in landed if future not in lost]
+        await asyncio.gather(*kept)
+        assert len((await storage.runs.list("acme", PageRequest(), Filter())).items) == len(kept)
+
+
+async def test_closing_writes_what_is_left_and_accepts_nothing_more(opened: Opening) -> None:
+    async with opened() as storage:
+        storage.ledger.ended("acme", Run("r1", "demo"), ())
+        await storage.ledger.close()
+        with pytest.raises(AgentsvcError) as refusal:
+            await storage.ledger.ended("acme", Run("r2", "demo"), ())
+        assert refusal.value.reason is Reason.STORAGE_UNAVAILABLE
+    async with opened() as again:
+        assert await again.runs.get("acme", "r1") is not None
+        assert await again.runs.get("acme", "r2") is None
+
+
+@ONLY_SQLITE
+async def test_closing_during_an_outage_gives_up_and_says_so(opened: Opening, url: str) -> None:
+    async with opened(timeout=0.05) as storage:
+        with out_of_reach(url):
+            landed = storage.ledger.ended("acme", Run("r1", "demo"), ())
+            await storage.ledger.close(timeout=0.2)
+            with pytest.raises(AgentsvcError) as refusal:
+                await landed
+            assert refusal.value.reason is Reason.STORAGE_UNAVAILABLE
+            assert storage.ledger.dropped == 1
+
+
+async def test_a_repeated_commit_changes_nothing(storage: Storage) -> None:
+    """The answer to a commit may get lost after it landed: then the same batch is written again."""
+    from agentsvc.storage.ledger import _Entry
+
+    storage.ledger.started("acme", Run("r1", "demo", "s"), Session("s", "demo"))
+    storage.ledger.ended("acme", Run("r1", "demo", "s"), said("once", "only"))
+    batch: list[_Entry] = list(storage.ledger._queue)
+    await storage.ledger.barrier()
+    await storage.ledger._commit(batch)
+    assert await texts(storage, "s") == ["once", "only"]
+    assert len((await storage.runs.list("acme", PageRequest(), Filter())).items) == 1
