@@ -15,7 +15,7 @@ help:
 	@echo "make check       lint, format, types, architecture, contract"
 	@echo "make format      let ruff and buf format"
 	@echo "make proto       regenerate agentsvc/v1 from protos/"
-	@echo "make bench       measure added time to first token"
+	@echo "make bench       measure added time to first token (BENCH=--quick: whether the bench works)"
 
 setup: $(READY)
 
@@ -58,4 +58,4 @@ proto: $(READY)
 	$(BIN)/python protos/generate.py
 
 bench: $(READY)
-	@if [ -f bench/__main__.py ]; then $(BIN)/python -m bench; else echo "nothing to measure yet: bench/ is empty"; fi
+	$(BIN)/python -m bench.run $(BENCH)

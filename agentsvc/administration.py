@@ -115,9 +115,11 @@ def configured_providers(settings: Settings) -> Table:
 
 
 def show(table: Table) -> None:
-    """On stdout; without a terminal as wide as it needs to be, so that scripts can cut it."""
+    """On stdout; without a terminal one row is one line, however long, so that scripts can read it."""
     console = Console()
-    console.print(table, crop=False, no_wrap=not console.is_terminal, width=None if console.is_terminal else 500)
+    if not console.is_terminal:
+        console = Console(width=1000)
+    console.print(table)
 
 
 @asynccontextmanager

@@ -149,6 +149,8 @@ def _not_for_dev(variables: Variables) -> Iterator[str]:
     for name, address in (("GRPC", variables.grpc_address), ("HTTP", variables.http_address)):
         if not is_loopback(address):
             yield f"AGENTSVC_{name}_ADDRESS is {address!r}, but --dev listens on loopback only: unset it or drop --dev."
+    if not re.fullmatch(r"[!-~]*", variables.dev_token):
+        yield "AGENTSVC_DEV_TOKEN is not usable: write one word of ASCII, since it travels in a header."
     if variables.database_url not in {"", DEV_DATABASE_URL}:
         yield "AGENTSVC_DATABASE_URL is set, but --dev keeps to its own SQLite file: unset it or drop --dev."
 

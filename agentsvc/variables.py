@@ -92,7 +92,7 @@ class Variables(BaseSettings):
 
     grpc_address: Address = _SERVER.address
     grpc_plaintext: Literal["loopback", "allow"] = "loopback"
-    http_address: Address = "127.0.0.1:8080"
+    http_address: Address = "127.0.0.1:8080"  # of the HTTP gateway, once it is built
     heartbeat_interval: float = _SERVER.heartbeat
     reflection: bool = _SERVER.reflection
     tls: TlsGroup = TlsGroup()

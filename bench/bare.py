@@ -10,7 +10,6 @@ Run as ``python -m bench.bare <upstream port> [port]``; prints ``ready <port>``.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import sys
 from typing import Final, TypeAlias
@@ -77,9 +76,11 @@ class Bare:
                 if held:
                     data = held + data
                 end = data.rfind(b"\n\n")
+                if end < 0:
+                    held = data
+                    continue
                 held = data[end + 2 :]
-                text = self._text(data[6:end]) if end > 0 else ""
-                if text:
+                if text := self._text(data[6:end]):
                     await context.write(_message(text.encode()))
 
     def _text(self, events: bytes) -> str:
@@ -87,9 +88,6 @@ class Bare:
         return "".join(
             [content for chunk in self._decode(lines) for choice in chunk.choices if (content := choice.delta.content)]
         )
-
-    async def close(self) -> None:
-        await self._session.close()
 
 
 def _message(text: bytes) -> bytes:
@@ -104,28 +102,16 @@ def _varint(number: int) -> bytes:
     return bytes((number & 127 | 128,)) + _varint(number >> 7)
 
 
-async def serve(upstream: int, port: int) -> tuple[grpc.aio.Server, Bare, int]:
-    """Listens on loopback; the server, what it serves and the port it got."""
-    bare = Bare(upstream)
+async def main(upstream: int, port: int) -> None:
     server = grpc.aio.server(options=_SERVER_OPTIONS)
     _, service, method = METHOD.split("/")
-    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(bare.stream)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(Bare(upstream).stream)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
-    return server, bare, port
-
-
-async def main(upstream: int, port: int) -> None:
-    server, bare, port = await serve(upstream, port)
     gc.freeze()
     print(f"ready {port}", flush=True)
-    try:
-        await server.wait_for_termination()
-    except asyncio.CancelledError:
-        await server.stop(0)
-        await bare.close()
-        raise
+    await server.wait_for_termination()
 
 
 if __name__ == "__main__":

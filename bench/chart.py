@@ -8,11 +8,12 @@ from typing import Final
 from bench.figures import FIGURES, Better, Figure, Judged
 from bench.report import Result, Row, verdict
 
-_WIDTH: Final = 860
-_LEFT: Final = 330
-_RIGHT: Final = 90
+_WIDTH: Final = 930
+_LEFT: Final = 390
+_RIGHT: Final = 110
 _ROW: Final = 34
 _TOP: Final = 64
+_MOST: Final = 3.0  # longer bars are cut: what is far out needs no scale
 _COLOURS: Final = {"aim": "#2a9d6f", "must": "#3b7dd8", "missed": "#d1493f", "not yet": "#b08a2e", "": "#9aa0a6"}
 
 _STYLE: Final = """
@@ -30,7 +31,7 @@ _STYLE: Final = """
 def chart(result: Result) -> str:
     """An SVG; rows without a ratio are left out."""
     rows = [row for row in result.rows if row.ratio is not None]
-    most = max([2.0, *(_extent(row) for row in rows)])
+    most = min(_MOST, max([2.0, *(_extent(row) for row in rows)]))
     scale = (_WIDTH - _LEFT - _RIGHT) / most
     height = _TOP + _ROW * len(rows) + 44
     bare = _LEFT + scale
@@ -53,9 +54,7 @@ def chart(result: Result) -> str:
 
 
 def _extent(row: Row) -> float:
-    figure = FIGURES[row.figure]
-    bounds = [figure.must or 0.0, figure.aim or 0.0] if figure.judged is Judged.RATIO else []
-    return max([row.ratio.max if row.ratio else 0.0, *bounds])
+    return max([row.ratio.max if row.ratio else 0.0, *_bounds(FIGURES[row.figure])])
 
 
 def _bar(row: Row, top: int, scale: float) -> list[str]:
@@ -63,29 +62,28 @@ def _bar(row: Row, top: int, scale: float) -> list[str]:
     if ratio is None:
         return []
     middle = top + _ROW / 2 - 4
-    end = _LEFT + ratio.median * scale
-    least, most = _LEFT + ratio.min * scale, _LEFT + ratio.max * scale
+    end, least, most = (_LEFT + max(0.0, min(x, _MOST)) * scale for x in (ratio.median, ratio.min, ratio.max))
     colour = _COLOURS[verdict(figure, row)]
+    bounds = [_LEFT + bound * scale for bound in _bounds(figure)]
     label = f"{ratio.median:.2f}" + ("" if row.valid else " invalid")
     return [
         f'<text x="16" y="{middle + 4}">{escape(figure.title)}</text>',
         f'<text class="small" x="{_LEFT - 10}" y="{middle + 4}" text-anchor="end">{_arrow(figure)}</text>',
-        f'<rect x="{_LEFT}" y="{top + 3}" width="{max(0.0, ratio.median * scale):.1f}" height="{_ROW - 14}" rx="3" fill="{colour}"/>',
+        f'<rect x="{_LEFT}" y="{top + 3}" width="{end - _LEFT:.1f}" height="{_ROW - 14}" rx="3" fill="{colour}"/>',
         f'<line class="spread" x1="{least:.1f}" x2="{most:.1f}" y1="{middle}" y2="{middle}"/>',
-        *_ticks(figure, top, scale),
-        f'<text x="{max(end, most) + 8:.1f}" y="{middle + 4}">{label}</text>',
+        *(
+            f'<line class="bound" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + _ROW - 8}" style="stroke-width:{width}"/>'
+            for x, width in zip(bounds, (2.5, 1), strict=False)
+        ),
+        f'<text x="{max(end, most, *bounds) + 8:.1f}" y="{middle + 4}">{label}</text>',
     ]
 
 
-def _ticks(figure: Figure, top: int, scale: float) -> list[str]:
+def _bounds(figure: Figure) -> list[float]:
+    """Must and aim as ratios, in this order."""
     if figure.judged is Judged.VALUE:  # its bounds are milliseconds
         return []
-    return [
-        f'<line class="bound" x1="{_LEFT + bound * scale:.1f}" x2="{_LEFT + bound * scale:.1f}" '
-        f'y1="{top}" y2="{top + _ROW - 8}" style="stroke-width:{width}"/>'
-        for bound, width in ((figure.must, 2.5), (figure.aim, 1))
-        if bound is not None
-    ]
+    return [bound for bound in (figure.must, figure.aim) if bound is not None]
 
 
 def _arrow(figure: Figure) -> str:

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from bench.figures import FIGURES, Better, Figure
-from bench.processes import BenchError
+from bench.processes import BenchError, stop_in_order
 from bench.report import Result, Row, Spread
 from bench.run import DOCS, measure
 from bench.scenarios import FULL
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--stored", type=Path, default=DOCS / "bench.json", help="the run to hold against")
     parser.add_argument("--with", dest="new", type=Path, help="a run made before, instead of measuring now")
     arguments = parser.parse_args()
+    stop_in_order()
     try:
         stored = _load(arguments.stored)
         complaints = compare(stored, _load(arguments.new) if arguments.new else measure(FULL))

@@ -23,12 +23,14 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._call: Call | None = None
+        self._lost = asyncio.Event()
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost.set()
         if self._call is not None:
             self._call.end(CallFailedError(f"the connection was closed: {exc}"))
 
@@ -37,9 +39,10 @@ class Connection(asyncio.Protocol):
         self._call = call
         self._transport.write(request)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Closes at once; a call at work fails."""
         self._transport.abort()
+        await self._lost.wait()
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic_ns()

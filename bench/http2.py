@@ -143,6 +143,7 @@ class Connection(asyncio.Protocol):
         self._next = 1
         self._held = b""
         self._granted = _REGRANT
+        self._lost = asyncio.Event()
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -150,6 +151,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(_PREFACE)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost.set()
         for call in self._calls.values():
             call.end(CallFailedError(f"the connection was closed: {exc}"))
 
@@ -163,9 +165,10 @@ class Connection(asyncio.Protocol):
             + _frame(_DATA, _END_STREAM, stream, b"\0" + struct.pack(">I", len(message)) + message)
         )
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Closes at once; calls at work fail."""
         self._transport.abort()
+        await self._lost.wait()
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic_ns()

@@ -111,7 +111,10 @@ def _machine() -> dict[str, str]:
 
 
 def verdict(figure: Figure, row: Row) -> str:
-    """``aim``, ``must``, ``missed`` or ``met`` for the bound that was reached; empty where nothing can be judged."""
+    """Which bound was reached: ``aim``, ``must``, or none: ``missed``, or ``not yet`` where there is only an aim.
+
+    Empty where nothing can be judged.
+    """
     reached = _reached(figure, row)
     if reached is None or not row.valid:
         return ""

@@ -22,7 +22,7 @@ import msgspec
 
 from bench import report, targets
 from bench.chart import chart
-from bench.processes import ROOT, BenchError, Cores, raise_file_limit
+from bench.processes import ROOT, BenchError, Cores, raise_file_limit, stop_in_order
 from bench.report import Result, Sample
 from bench.scenarios import FULL, QUICK, SCENARIOS, Bench, Scale, Starter
 
@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only this one; may be repeated")
     parser.add_argument("--out", type=Path, help="folder for bench.json, bench.md and bench.svg")
     arguments = parser.parse_args()
+    stop_in_order()
     try:
         result = measure(QUICK if arguments.quick else FULL, arguments.scenario or tuple(SCENARIOS))
     except BenchError as error:

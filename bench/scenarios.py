@@ -12,7 +12,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from bench.load import SETTLE_SECONDS, Flood, Idle, Job, Paced, Reading, Target, Ttft, Upstream
+from bench.jobs import Flood, Idle, Job, Paced, Reading, Target, Ttft, Upstream
+from bench.load import SETTLE_SECONDS
 from bench.processes import ROOT, BenchError, Cores, pinned
 from bench.report import Sample
 from bench.targets import Way, openai_body
@@ -31,22 +32,36 @@ _LATENCY_STREAMS: Final = (300, 450)
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of everything. Times in seconds."""
+    """How much of everything; ``window`` in seconds. ``starts_per_second``: how fast paced streams begin, slowly enough
+    that the window sees streams and not their beginnings.
+    """
 
     repetitions: int
     ttft_rounds: int
     flood_tokens: int
     flood_rounds: int
     requests: int
-    ramp: float
+    starts_per_second: int
     window: float
 
 
 FULL: Final = Scale(
-    repetitions=3, ttft_rounds=300, flood_tokens=30_000, flood_rounds=5, requests=2_400, ramp=1.0, window=3.0
+    repetitions=3,
+    ttft_rounds=300,
+    flood_tokens=30_000,
+    flood_rounds=5,
+    requests=2_400,
+    starts_per_second=150,
+    window=3.0,
 )
 QUICK: Final = Scale(
-    repetitions=1, ttft_rounds=100, flood_tokens=10_000, flood_rounds=2, requests=400, ramp=0.5, window=1.0
+    repetitions=1,
+    ttft_rounds=60,
+    flood_tokens=10_000,
+    flood_rounds=2,
+    requests=240,
+    starts_per_second=400,
+    window=0.8,
 )
 
 
@@ -122,7 +137,7 @@ class Bench:
         }
 
     def _paced(self, streams: int, *, direct: bool = False) -> Mapping[str, Reading]:
-        ramp, window = self.scale.ramp, self.scale.window
+        ramp, window = streams / self.scale.starts_per_second, self.scale.window
         tokens = round((ramp + SETTLE_SECONDS + window + _PACED_MARGIN) * _PACED_PER_SECOND)
         interval = 1000 // _PACED_PER_SECOND
         model = f"stamped-{tokens}-{interval}-{interval}"

@@ -18,7 +18,7 @@ import grpc
 
 from agentsvc import v1
 from bench import bare
-from bench.load import Target, Upstream
+from bench.jobs import Target, Upstream
 from bench.processes import ROOT, BenchError, Cores, free_port, ready_port, running
 
 QUESTION: Final = "What is the least that can stand between a model and those who ask it?"

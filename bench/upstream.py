@@ -26,25 +26,8 @@ from typing import Final, cast
 import msgspec
 import uvloop
 
-WORDS: Final = (
-    "the",
-    "and",
-    "for",
-    "you",
-    "not",
-    "are",
-    "all",
-    "can",
-    "one",
-    "was",
-    "out",
-    "use",
-    "new",
-    "now",
-    "way",
-    "may",
-)
-WORD_BYTES: Final = 5  # what every token of paced and flood weighs, about the mean of English text
+TEXT: Final = b" the  and  for  you  not  are  all  can  one  was  out  use  new  now  way  may "  # over and over
+WORD_BYTES: Final = 5  # of TEXT make a token, about the mean of English
 STAMP_BYTES: Final = 20
 IDLE_SECONDS: Final = 120.0
 
@@ -76,7 +59,7 @@ _ROLE: Final = _chunk(
 )
 _STOP: Final = _chunk(b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}')
 _DONE: Final = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
-_TOKENS: Final = tuple(_token(f" {word}".ljust(WORD_BYTES).encode()) for word in WORDS)
+_TOKENS: Final = tuple(_token(TEXT[i : i + WORD_BYTES]) for i in range(0, len(TEXT), WORD_BYTES))
 TOKEN_BYTES: Final = len(_TOKENS[0])
 _FLOOD_BLOCK: Final = b"".join(islice(cycle(_TOKENS), _FLOOD_BLOCK_TOKENS))
 _STAMP_BEFORE, _STAMP_AFTER = _token(b"?" * STAMP_BYTES).split(b"?" * STAMP_BYTES)
@@ -213,16 +196,10 @@ class Upstream(asyncio.Protocol):
         self._timer = self._loop.call_at(self._due, self._tick)
 
 
-async def serve(port: int) -> tuple[asyncio.Server, int]:
-    """Listens on loopback; the server and the port it got."""
+async def main(port: int) -> None:
     stats = Stats()
     server = await asyncio.get_running_loop().create_server(lambda: Upstream(stats), "127.0.0.1", port, backlog=4096)
-    return server, server.sockets[0].getsockname()[1]
-
-
-async def main(port: int) -> None:
-    server, port = await serve(port)
-    print(f"ready {port}", flush=True)
+    print(f"ready {server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
 

@@ -120,13 +120,18 @@ class _Message:
                 case script.Say(text, chunk, delay):
                     yield from self._grow("text", {"type": "text", "text": ""}, "text", text, chunk, delay)
                 case script.Reason(text, chunk, delay):
-                    block = {"type": "thinking", "thinking": "", "signature": ""}
-                    yield from self._grow("thinking", block, "thinking", text, chunk, delay)
+                    thinking = {"type": "thinking", "thinking": "", "signature": ""}
+                    yield from self._grow("thinking", thinking, "thinking", text, chunk, delay)
                 case script.Call(name, arguments, fragment, delay, call_id):
                     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
                     yield Data(0.0, self._close())
                     self._calls += 1
-                    block = {"type": "tool_use", "id": call_id or f"toolu_{self._calls}", "name": name, "input": {}}
+                    block: dict[str, Any] = {
+                        "type": "tool_use",
+                        "id": call_id or f"toolu_{self._calls}",
+                        "name": name,
+                        "input": {},
+                    }
                     yield from self._grow("tool_use", block, "partial_json", text, fragment or len(text), delay)
                 case script.Pause(seconds, pings):
                     for _ in range(pings + 1):

@@ -264,8 +264,8 @@ class Upstream:
 
 async def until(condition: Callable[[], object]) -> None:
     """Lets the loop run until ``condition`` holds: for what nobody announces. The test's time-out is the limit."""
-    while not condition():
-        await asyncio.sleep(0.001)  # noqa: ASYNC110 - as said, there is no event to wait for
+    while not condition():  # noqa: ASYNC110 - as said, there is no event to wait for
+        await asyncio.sleep(0.001)
 
 
 def reply(status: int, body: bytes = b"{}", headers: Mapping[str, str] | None = None) -> Handler:

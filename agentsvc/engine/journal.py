@@ -74,8 +74,11 @@ class Library:
             journal = next(iter(self._ended))
             del self._ended[journal]
             journal.trim(0)
-        if self.used > self.config.process_bytes and self._live:
-            largest = max(self._live, key=lambda journal: journal.size)
+        while self.used > self.config.process_bytes:
+            divisible = (journal for journal in self._live if journal.last > journal.oldest)
+            largest = max(divisible, key=lambda journal: journal.size, default=None)
+            if largest is None:
+                break
             largest.trim(largest.size // 2)
 
 

@@ -104,7 +104,7 @@ class Live:
         self._transcript = Transcript()
         self._readers = 0
         self._cause: Ending | None = None
-        self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._settled = False
         self._commit: asyncio.Future[None] | None = None
         self._leave_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
@@ -129,7 +129,7 @@ class Live:
 
     def stop(self, ending: Ending) -> None:
         """Ends the run with ``ending``, unless it is over already. Idempotent; the first cause counts."""
-        if self._settled.done() or self._cause is not None:
+        if self._settled or self._cause is not None:
             return
         self._cause = ending
         if self._running and self._task is not None:
@@ -149,10 +149,6 @@ class Live:
             self._leave_timer = None
         return reader
 
-    async def settled(self) -> None:
-        """Returns when the session is free and the answer final; run_finished may still wait for the commit."""
-        await asyncio.shield(self._settled)
-
     async def ended(self) -> Run:
         """The run's record, once it is over."""
         while self.journal.end is None:
@@ -161,7 +157,7 @@ class Live:
 
     def record(self) -> Run:
         """The run as it is now."""
-        if self._settled.done():
+        if self._settled:
             return self._run
         return replace(
             self._run,
@@ -173,7 +169,7 @@ class Live:
     def _left(self, detached: bool) -> None:
         """A reader closed. Being detached by us never counts as leaving."""
         self._readers -= 1
-        if self._readers or detached or self._settled.done():
+        if self._readers or detached or self._settled:
             return
         options, deadline = self.request.options, self.request.deadline
         if options.on_disconnect is OnDisconnect.CANCEL:
@@ -239,9 +235,9 @@ class Live:
 
     def _settle(self, ending: Ending) -> None:
         """Everything but the last event: the record is final, the turn passes on, the ledger has accepted the rows."""
-        if self._settled.done():
+        if self._settled:
             return
-        self._settled.set_result(None)
+        self._settled = True
         for timer in (self._limit_timer, self._leave_timer):
             if timer is not None:
                 timer.cancel()

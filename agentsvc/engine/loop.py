@@ -20,8 +20,12 @@ from agentsvc.domain.events import (
     GenerationCompleted,
     ModelFailed,
     ModelFinished,
+    ReasoningDelta,
     StepCompleted,
+    TextDelta,
+    ToolCallArgumentsDelta,
     ToolCallRequested,
+    ToolCallStarted,
     ToolResult,
 )
 from agentsvc.domain.messages import FinishReason, ToolCall
@@ -101,6 +105,10 @@ async def _answer(
         async for batch in batches:
             for event in batch:
                 match event:
+                    case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallArgumentsDelta():
+                        delta, characters = transcript.heard(event)
+                        yield delta
+                        meter.spend(characters)
                     case ModelFinished():
                         answer.finished(event)
                     case ModelFailed(error, usage):
@@ -109,10 +117,6 @@ async def _answer(
                     case Annotation():
                         if plan.streaming.emit_metadata:
                             yield event
-                    case _:
-                        delta, characters = transcript.heard(event)
-                        yield delta
-                        meter.spend(characters)
 
 
 async def _run(

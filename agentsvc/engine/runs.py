@@ -147,7 +147,7 @@ class Runs:
         timeline.reached(Stage.AGENT)
         run_id = new_id("run")
         conversation = await self._conversation(tenant, request)
-        await self._seat(tenant, conversation, request, run_id)
+        self._seat(tenant, conversation, request, run_id)
         timeline.reached(Stage.SESSION)
         try:
             return self._launch(tenant, request, timeline, prepared, model, model_name, conversation, run_id)
@@ -170,19 +170,13 @@ class Runs:
             raise not_found(request.session_id)
         return conversation
 
-    async def _seat(self, tenant: str, conversation: Conversation, request: RunRequest, run_id: str) -> None:
-        """Takes the session's turn as the call's policy says. QUEUE waits later, in the run's own task; INTERRUPT ends
-        the run that speaks and those that wait.
-        """
+    def _seat(self, tenant: str, conversation: Conversation, request: RunRequest, run_id: str) -> None:
+        """Takes the session's turn as the call's policy says, or a place in the queue for it: the run itself waits."""
         match request.options.on_session_busy:
             case OnSessionBusy.INTERRUPT:
-                while conversation.run_id:
-                    holder = self._live.get((tenant, conversation.run_id))
-                    if holder is None:
-                        break
-                    holder.stop(REPLACED)
-                    await holder.settled()
-                conversation.take(run_id)
+                for earlier in conversation.lined_up:
+                    self._live[tenant, earlier].stop(REPLACED)
+                conversation.line_up(run_id)
             case OnSessionBusy.REJECT:
                 conversation.take(run_id)
             case OnSessionBusy.QUEUE:

@@ -53,6 +53,11 @@ class Conversation:
             metadata={"run_id": self.run_id},
         )
 
+    @property
+    def lined_up(self) -> tuple[str, ...]:
+        """The run that has the turn and those that wait for it."""
+        return (self.run_id, *self._queue) if self.run_id else ()
+
     def line_up(self, run_id: str) -> None:
         """The turn at once or, when another run has it, later: first come, first served. ``turn`` waits for it."""
         if self.run_id:

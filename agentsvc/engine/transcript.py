@@ -130,16 +130,16 @@ class Transcript:
     ) -> tuple[TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta, int]:
         """Takes a delta in; returns it as callers see it, and how many characters it spent."""
         match event:
-            case TextDelta(text):
-                self.answer.text.append(text)
-                return event, len(text)
-            case ReasoningDelta(text):
-                self.answer.reasoning.append(text)
-                return event, len(text)
-            case ToolCallArgumentsDelta(_, fragment):
-                return self.answer.arguments_delta(event), len(fragment)
-            case ToolCallStarted(_, name):
-                return self.answer.call_started(event, self._call_ids), len(name)
+            case TextDelta():
+                self.answer.text.append(event.text)
+                return event, len(event.text)
+            case ReasoningDelta():
+                self.answer.reasoning.append(event.text)
+                return event, len(event.text)
+            case ToolCallArgumentsDelta():
+                return self.answer.arguments_delta(event), len(event.fragment)
+            case ToolCallStarted():
+                return self.answer.call_started(event, self._call_ids), len(event.name)
 
     def end_answer(self, calls: tuple[ToolCall, ...]) -> tuple[FinishReason, Usage]:
         """The answer is complete: it becomes a message. Its tool calls are open until their results come.

@@ -1,5 +1,6 @@
 """How each vendor speaks: pure encode and decode; only the client's files hold sockets."""
 
+from agentsvc.providers.anthropic import Anthropic
 from agentsvc.providers.dialect import Decoder, Dialect, Endpoint, HttpRequest, Provider
 from agentsvc.providers.errors import Vendor
 from agentsvc.providers.openai_chat import OpenAIChat
@@ -9,6 +10,7 @@ from agentsvc.providers.registry import PROVIDERS, installed
 __all__ = [
     "PROVIDERS",
     "Accent",
+    "Anthropic",
     "Decoder",
     "Dialect",
     "Endpoint",

@@ -94,8 +94,8 @@ def _system(request: ModelRequest) -> str:
 def _messages(messages: tuple[Message, ...], vendor: str) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
     for message in messages:
-        blocks = list(_blocks(message, vendor))
-        if not blocks or message.role is Role.SYSTEM:
+        blocks = [] if message.role is Role.SYSTEM else list(_blocks(message, vendor))
+        if not blocks:
             continue
         role = "assistant" if message.role is Role.ASSISTANT else "user"
         if turns and turns[-1]["role"] == role:
@@ -119,7 +119,7 @@ def _blocks(message: Message, vendor: str) -> Iterator[dict[str, Any]]:
                 "content": list(_parts(message.parts)),
             }
             yield result | {"is_error": True} if message.is_error else result
-        case Role.USER | Role.SYSTEM:
+        case _:
             yield from _parts(message.parts)
 
 

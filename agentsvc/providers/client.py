@@ -83,7 +83,7 @@ class ProviderClient:
     async def _top_up(self, url: URL) -> None:
         session, round_trip = self.session, self.config.keepalive * _WARM_ROUND
         connector = cast("Connector", session.connector)
-        while sum(wire.lasts(2 * round_trip) for wire in connector.wires) < self.config.warm:
+        for _ in range(self.config.warm - sum(wire.lasts(2 * round_trip) for wire in connector.wires)):
             flight = Flight(b"", fresh=True)
             request = aiohttp.ClientRequest("POST", url, data=flight, loop=asyncio.get_running_loop(), session=session)
             try:
@@ -95,9 +95,10 @@ class ProviderClient:
                 flight.wire.rest()
 
     async def close(self) -> None:
-        """Closes every connection at once; answers still being fetched end in PROVIDER_UNREACHABLE."""
+        """Closes every connection at once; answers under way end as cut off."""
         if self._warmth is not None:
             self._warmth.cancel()
+            await asyncio.gather(self._warmth, return_exceptions=True)
         for exchange in tuple(self.exchanges):
             exchange.cut()
         if self._session is not None:

@@ -106,7 +106,7 @@ class Complaint:
             _seconds(said.removesuffix("s")) for key, said in scalars if key == "retryDelay" and isinstance(said, str)
         )
         delay = next((min(delay, RETRY_AFTER_CAP) for delay in delays if delay is not None), None)
-        named = {key: str(said).lower() for key, said in reversed(scalars) if key in _WORD_KEYS}
+        named = {key: str(said) for key, said in reversed(scalars) if key in _WORD_KEYS}
         codes = (named[key] for key in ("code", "error_code", "type", "error_type", "status") if key in named)
         code = next((code for code in codes if _SAFE_CODE.fullmatch(code)), "")
         return cls(words, text, status, code, delay)
@@ -178,7 +178,7 @@ def _scalars(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, A
 
 _WORD_KEYS = frozenset({"code", "type", "status", "status_code", "error_code", "error_type", "reason", "object"})
 _TEXT_KEYS = frozenset({"message", "error", "detail", "error_msg", "raw", "msg"})
-_SAFE_CODE = re.compile(r"(?!(?:error|null|none)$)[a-z_]{3,48}|[1-9][0-9]{0,5}")
+_SAFE_CODE = re.compile(r"[a-z]{2,24}(?:_[a-z]{2,24}){1,4}|[1-9][0-9]{0,5}")
 
 # Phrases of OpenAI, Anthropic, DeepSeek, Ollama, Perplexity, Gemini, Mistral, vLLM and llama.cpp, in that order.
 _TOO_LONG = re.compile(

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import count
 
 import aiohttp
 from yarl import URL
@@ -35,7 +34,6 @@ _DRAIN_SECONDS = 1.0
 
 _TOKENS = (TextDelta, ReasoningDelta, ToolCallStarted, ToolCallArgumentsDelta)
 _url = lru_cache(maxsize=1024)(URL)
-
 
 Meaning = Callable[[int, Mapping[str, str], bytes], Error]  # Dialect.error
 
@@ -76,19 +74,20 @@ class Exchange:
         Raises:
             ProviderError: what the last attempt failed of.
         """
-        for retries in count():
+        retries = 0
+        while True:
             try:
                 return await self._attempt(request)
             except ProviderError as failure:
                 delay = self._client.config.retry.delay(failure.error, retries)
                 if delay is None or not self.stall.allows(delay):
                     raise
+            retries += 1
             self._client.retries += 1
             asked = self._timeline.now_ns()
             await asyncio.sleep(delay)
             self._timeline.waited(asked)
             self.close_stages()
-        raise AssertionError  # count() does not end
 
     async def _attempt(self, request: HttpRequest, *, fresh: bool = False) -> aiohttp.ClientResponse:
         self._response = None
@@ -178,7 +177,7 @@ class Exchange:
         self._response = self._flight = None
 
     def cut(self) -> None:
-        """Closes the connection at once, wherever the exchange is; what waits for it fails."""
+        """Closes the connection at once, in whatever phase; what waits for it fails."""
         flight, response = self._flight, self._response
         if flight is None or (response is not None and response.connection is None):
             return  # it is over, and the connection is the pool's again
@@ -268,5 +267,7 @@ def _explain(broken: Exception, url: str) -> tuple[str, bool]:
             return f"no connection to {peer} in time", False
         case aiohttp.InvalidURL() | ValueError():
             return "its base URL or its key cannot be put into an HTTP request", True
+        case RuntimeError():
+            return "its connections are closed, since the service stops", True
         case _:
             return f"{peer} closed the connection without an answer", False

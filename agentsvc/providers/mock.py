@@ -58,6 +58,9 @@ class Hang:
 
 Wire = Head | Data | Reset | Hang
 
+# What a step comes down to: after a delay in seconds, a delta so many times; or a step that is no delta.
+Move = tuple[float, dict[str, Any], int] | steps.Step
+
 
 def answer(body: bytes) -> Iterator[Wire]:
     """What the scripted provider does with a request."""
@@ -79,7 +82,6 @@ def answer(body: bytes) -> Iterator[Wire]:
     if played and isinstance(played[0], steps.Refuse):
         yield from _refuse(played[0])
     elif request.get("stream"):
-        yield Head(200, {"content-type": "text/event-stream; charset=utf-8"})
         yield from _Stage(request, turn).stream(played)
     else:
         yield from _Stage(request, turn).whole(played)
@@ -100,113 +102,93 @@ class _Stage:
 
     def stream(self, script: Script) -> Iterator[Wire]:
         """As ``text/event-stream``."""
+        yield Head(200, {"content-type": "text/event-stream; charset=utf-8"})
         yield Data(0.0, self._frame({"role": "assistant", "content": ""}))
         for move in self._play(script):
             match move:
-                case (delay, dict() as delta):
-                    yield Data(delay, self._frame(delta))
-                case (delay, bytes() as data):
-                    yield Data(delay, data)
-                case None:
+                case (delay, delta, times):
+                    yield Data(delay, self._frame(delta) * times)
+                case steps.Raw(data, delay):
+                    yield Data(delay, data.encode())
+                case steps.Malformed():
+                    yield Data(0.0, self._frame({"content": "torn"})[:-16] + self._frame({"content": "next"}))
+                case steps.ErrorFrame():
+                    yield Data(0.0, b"data: %b\n\n" % _encode(_error(move)))
                     return
-                case Reset() | Hang():
-                    yield move
+                case _:
+                    yield from _breaks(move)
                     return
         end = self._frame({}, self._finish_reason())
         if self._tells_usage and self._finish.usage:
-            end += b"data: %b,%b}\n\n" % (self._head, b'"choices":[],"usage":' + msgspec.json.encode(self._usage()))
+            end += b'data: %b,"choices":[],"usage":%b}\n\n' % (self._head, _encode(self._usage()))
         yield Data(0.0, end + b"data: [DONE]\n\n")
 
     def whole(self, script: Script) -> Iterator[Wire]:
         """As one JSON body, after all the delays."""
+        yield Head(200, {"content-type": "application/json"})
         waited = 0.0
         message: dict[str, Any] = {"role": "assistant", "content": ""}
         for move in self._play(script):
             match move:
-                case (delay, dict() as delta):
+                case (delay, delta, times):
                     waited += delay
-                    _merge(message, delta)
-                case (delay, bytes()):
+                    for _ in range(times):
+                        _merge(message, delta)
+                case steps.Raw(_, delay):
                     waited += delay
+                case steps.ErrorFrame():
+                    yield Data(waited, _encode(_error(move)))
+                    return
                 case _:
-                    yield Head(200, {"content-type": "application/json"})
                     yield Data(waited, b'{"choices":[')
-                    if move is not None:
-                        yield move
+                    yield from _breaks(move)
                     return
         choice = {"index": 0, "message": message, "finish_reason": self._finish_reason()}
         usage = self._usage() if self._finish.usage else None
-        yield Head(200, {"content-type": "application/json"})
         yield Data(waited, b'%b,"choices":[%b],"usage":%b}' % (self._head, _encode(choice), _encode(usage)))
 
-    def _play(self, script: Script) -> Iterator[tuple[float, dict[str, Any] | bytes] | Reset | Hang | None]:
-        """Moves: a delta or raw bytes after a delay; a fault, None for a clean close too early."""
+    def _play(self, script: Script) -> Iterator[Move]:
         for step in script:
             match step:
                 case steps.Say(text, chunk, delay):
                     for piece in _cut(text, chunk):
                         self._tokens += 1
-                        yield delay, {"content": piece}
+                        yield delay, {"content": piece}, 1
                 case steps.Reason(text, chunk, delay):
                     for piece in _cut(text, chunk):
                         self._tokens += 1
                         self._reasoning += 1
-                        yield delay, {"reasoning_content": piece}
+                        yield delay, {"reasoning_content": piece}, 1
                 case steps.Call():
                     yield from self._call(step)
-                case steps.Flood():
-                    yield from self._flood(step)
+                case steps.Flood(tokens, text, batch, delay):
+                    for begun in range(0, tokens, batch):
+                        size = min(batch, tokens - begun)
+                        self._tokens += size
+                        yield delay, {"content": text}, size
                 case steps.Pause(seconds, pings):
                     for _ in range(pings):
-                        yield seconds / (pings + 1), b": ping\n\n" + self._frame({"role": "assistant"})
-                    yield seconds / (pings + 1), b""
+                        yield steps.Raw(": ping\n\n", seconds / (pings + 1))
+                        yield 0.0, {"role": "assistant"}, 1
+                    yield steps.Raw("", seconds / (pings + 1))
                 case steps.Repeat(times, inner):
                     for _ in range(times):
                         yield from self._play(inner)
                 case steps.Finish():
                     self._finish = step
                 case _:
-                    yield from self._fault(step)
+                    yield step
 
-    def _call(self, step: steps.Call) -> Iterator[tuple[float, dict[str, Any]]]:
+    def _call(self, step: steps.Call) -> Iterator[Move]:
         index, self._calls = self._calls, self._calls + 1
         self._tokens += 1
         arguments = step.arguments if isinstance(step.arguments, str) else _encode(step.arguments).decode()
-        fragments = _cut(arguments, step.fragment or len(arguments) or 1)
         call_id = step.id or f"call_mock_{self._turn}_{index}"
         head = {"name": step.name, "arguments": ""}
-        yield step.delay, {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": head}]}
-        for fragment in fragments:
+        yield step.delay, {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": head}]}, 1
+        for fragment in _cut(arguments, step.fragment or len(arguments) or 1):
             self._tokens += 1
-            yield step.delay, {"tool_calls": [{"index": index, "function": {"arguments": fragment}}]}
-
-    def _flood(self, step: steps.Flood) -> Iterator[tuple[float, dict[str, Any] | bytes]]:
-        frame = self._frame({"content": step.text})
-        left = step.tokens
-        while left > 0:
-            size = min(left, step.batch)
-            left -= size
-            self._tokens += size
-            yield step.delay, frame * size
-
-    def _fault(self, step: steps.Step) -> Iterator[tuple[float, bytes] | Reset | Hang | None]:
-        match step:
-            case steps.Raw(data, delay):
-                yield delay, data.encode()
-            case steps.Malformed():
-                yield 0.0, self._frame({"content": "torn"})[:-16] + self._frame({"content": "next"})
-            case steps.ErrorFrame(code, status):
-                error = {"message": "The mock was told to fail.", "type": code, "code": status}
-                yield 0.0, b'data: {"error":%b}\n\n' % _encode(error)
-                yield None
-            case steps.Truncate() | steps.Refuse() | steps.Turn():
-                yield None
-            case steps.Reset():
-                yield Reset()
-            case steps.Stall():
-                yield Hang()
-            case _:
-                raise TypeError(step)
+            yield step.delay, {"tool_calls": [{"index": index, "function": {"arguments": fragment}}]}, 1
 
     def _frame(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
@@ -292,15 +274,26 @@ def _cut(text: str, size: int) -> list[str]:
 
 def _merge(message: dict[str, Any], delta: dict[str, Any]) -> None:
     for name, value in delta.items():
-        if name != "tool_calls":
+        if name in {"content", "reasoning_content"}:
             message[name] = message.get(name, "") + value
-            continue
-        calls = message.setdefault("tool_calls", [])
-        for piece in value:
+        for piece in value if name == "tool_calls" else ():
+            calls = message.setdefault("tool_calls", [])
             if piece["index"] == len(calls):
                 calls.append({name: part for name, part in piece.items() if name != "index"})
             else:
                 calls[piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
+
+
+def _breaks(step: steps.Step) -> Iterator[Wire]:
+    """How the connection ends before the answer has."""
+    if isinstance(step, steps.Reset):
+        yield Reset()
+    elif isinstance(step, steps.Stall):
+        yield Hang()
+
+
+def _error(step: steps.ErrorFrame) -> dict[str, Any]:
+    return {"error": {"message": "The mock was told to fail.", "type": step.code, "code": step.status}}
 
 
 def _refuse(step: steps.Refuse) -> Iterator[Wire]:

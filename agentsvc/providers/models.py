@@ -151,8 +151,8 @@ class Providers:
         return BoundModel(provider, endpoint, self._client(provider.name), setting=_setting(provider))
 
     def _agents_own(self, provider: Provider, config: LLMConfig) -> ChatModel:
-        if not config.api_key.isprintable():
-            raise invalid_field("llm_config.api_key", "must be one line of printable characters")
+        if not (config.api_key.isascii() and config.api_key.isprintable()):
+            raise invalid_field("llm_config.api_key", "must be one line of printable ASCII, as headers are")
         if not config.base_url:
             endpoint = Endpoint(self._endpoint(provider).base_url, config.api_key)
             return BoundModel(provider, endpoint, self._client(provider.name), setting=_setting(provider))

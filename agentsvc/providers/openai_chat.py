@@ -46,7 +46,7 @@ class Choice(msgspec.Struct, gc=False):
     index: int | None = 0
     delta: Delta | None = None
     finish_reason: str | None = None
-    usage: dict[str, Any] | None = None  # Moonshot
+    usage: Any = None  # Moonshot
 
 
 class ChatChunk(msgspec.Struct, gc=False):
@@ -55,9 +55,9 @@ class ChatChunk(msgspec.Struct, gc=False):
     """
 
     choices: list[Choice] | None = None
-    usage: dict[str, Any] | None = None
+    usage: Any = None
     error: Any = None
-    x_groq: dict[str, Any] | None = None
+    x_groq: Any = None
     type: Any = None
     code: Any = None
     message: Any = None
@@ -74,7 +74,7 @@ class _WholeChoice(msgspec.Struct):
 
 class _WholeAnswer(msgspec.Struct):
     choices: list[_WholeChoice]
-    usage: dict[str, Any] | None = None
+    usage: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class ChatAnswer(Answer[ChatChunk]):
         super().__init__(vendor)
         self._calls = CallAssembly()
         self._finish_reason = ""
-        self._usage: dict[str, Any] | None = None
+        self._usage: Any = None
         self._refused = False
 
     def add(self, chunks: Sequence[ChatChunk]) -> None:
@@ -139,7 +139,7 @@ class ChatAnswer(Answer[ChatChunk]):
                     self._finish_reason = choice.finish_reason
                 if choice.usage:
                     self._usage = choice.usage
-            if chunk.x_groq:
+            if isinstance(chunk.x_groq, dict):
                 self._usage = chunk.x_groq.get("usage") or self._usage
             if chunk.choices is None and is_complaint(flat := msgspec.structs.asdict(chunk)):
                 self.fail(self.vendor.complaint(flat))
@@ -201,9 +201,9 @@ class ChatAnswer(Answer[ChatChunk]):
                     pass
 
 
-def read_usage(raw: dict[str, Any] | None) -> Usage | None:
+def read_usage(raw: Any) -> Usage | None:
     """Usage as chat completions count it: input includes what was cached, output includes reasoning."""
-    if not raw:
+    if not isinstance(raw, dict):
         return None
     details, reasoning = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")
     details = details if isinstance(details, dict) else {}

@@ -52,7 +52,7 @@ class PoolConfig:
     max_age: float = 600.0  # reuse ends then, so that a changed DNS record takes the busiest connection along too
     dns_ttl: int = 30
     ca_file: str = ""  # PEM; certificate authorities to trust beside the system's, for an operator's own gateways
-    connect_timeout: float = 10.0
+    connect_timeout: float = 5.0  # per address, for TCP and TLS; also for the name
     first_token_timeout: float = 60.0
     idle_timeout: float = 60.0
     answer_timeout: float = 600.0

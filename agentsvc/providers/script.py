@@ -14,7 +14,7 @@ Delays are seconds before each piece. A turn that ends without a fault ends well
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -57,7 +57,7 @@ class Flood(_Step, frozen=True, tag="flood"):
 
     tokens: int
     text: str = " token"
-    batch: int = 16
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 16
     delay: float = 0.0
 
 

@@ -76,8 +76,8 @@ class EventStream:
         record = self._record
         if block.startswith(record) and block.endswith(b"\n\n") and 13 not in block and len(block) <= self._limit:
             payloads = block[len(record) : -2].split(self._separator)
-            # Nothing but records: no line end beside the separators' own.
-            if block.count(b"\n") == len(payloads) * (record.count(b"\n") + 2):
+            # Nothing but records: no line end beside the separators' own, no record without data.
+            if block.count(b"\n") == len(payloads) * (record.count(b"\n") + 2) and b"" not in payloads:
                 return payloads
         return self._lines(block)
 

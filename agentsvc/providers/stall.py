@@ -6,6 +6,8 @@ import asyncio
 import math
 from collections.abc import Callable
 
+_LEAST = 0.01  # seconds: what an attempt must have before it to be worth making
+
 
 class StallTimer:
     """One timer per answer. What resets it only moves a mark, which the timer looks at when it goes off.
@@ -32,8 +34,8 @@ class StallTimer:
             self._wake_at(self._deadline)
 
     def allows(self, delay: float) -> bool:
-        """Whether ``delay`` seconds from now there is patience left."""
-        return self._loop.time() + delay < self._deadline
+        """Whether ``delay`` seconds from now there is patience left for more than that."""
+        return not self.fired and self._loop.time() + delay + _LEAST < self._deadline
 
     def begin(self) -> None:
         """The first token is here; from now on the shorter look."""

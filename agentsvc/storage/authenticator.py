@@ -21,7 +21,8 @@ from agentsvc.domain import ports
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.runs import Principal, TokenRole
 from agentsvc.storage.changes import Changes, Topic
-from agentsvc.storage.database import Database, unavailable
+from agentsvc.storage.database import Database
+from agentsvc.storage.failures import unavailable
 from agentsvc.storage.tables import tokens
 from agentsvc.storage.tokens import fingerprint, token_id_of
 

@@ -1,4 +1,4 @@
-"""The database: one engine for SQLite and PostgreSQL, short reads, short transactions, and errors in our own words.
+"""The database: one engine for SQLite and PostgreSQL, short reads, short transactions.
 
 No connection outlives a call into this module, so a stream never holds one (and a pool of ten serves thousands of runs).
 """
@@ -6,28 +6,24 @@ No connection outlives a call into this module, so a stream never holds one (and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 from sqlalchemy import URL, Connection, Engine, Executable, Row, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
-from agentsvc.domain.errors import AgentsvcError, Reason
+from agentsvc.storage.failures import translated
 
 T = TypeVar("T")
 AnyRow = Row[*tuple[Any, ...]]
 
-# SQLSTATE classes after which the same statement may succeed: authorisation and catalogue (while a server is being set
-# up), read-only (a replica before its promotion), deadlocks, resources, locks, operator intervention, system, connection.
-_TRANSIENT = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")
 _GOODBYE = 0.25  # seconds; SQLAlchemy would wait 2 for the farewell of a connection whose call timed out
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -94,7 +90,7 @@ class Database:
         Raises:
             AgentsvcError: STORAGE_UNAVAILABLE.
         """
-        with _translated():
+        with translated():
             async with asyncio.timeout(self._timeout), self._reader.connect() as connection:
                 return (await connection.execute(statement)).all()
 
@@ -109,7 +105,7 @@ class Database:
         Raises:
             AgentsvcError: STORAGE_UNAVAILABLE, ALREADY_EXISTS for a broken constraint, INTERNAL for a refused statement.
         """
-        with _translated():
+        with translated():
             async with asyncio.timeout(timeout or self._timeout), self._engine.begin() as connection:
                 yield connection
 
@@ -117,13 +113,13 @@ class Database:
         """A transaction whose many statements ``job`` executes on a synchronous connection.
 
         aiosqlite crosses to its thread and back three times per statement, which costs more than the statement. So for
-        SQLite the whole job crosses once.
+        SQLite the whole job crosses once; there ``StorageConfig.timeout`` bounds the wait for the write lock instead.
 
         Raises:
             AgentsvcError: as ``transaction``.
         """
         if self._worker:
-            with _translated():
+            with translated():
                 await self._worker.run(job, argument)
         else:
             async with self.transaction(timeout) as connection:
@@ -213,43 +209,3 @@ def _begin_sqlite(connection: Connection) -> None:
     # busy_timeout or not. IMMEDIATE waits its turn.
     if not connection.get_execution_options().get("reads"):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Exceptions of the libraries become ours."""
-    try:
-        yield
-    except IntegrityError as error:
-        raise AgentsvcError(Reason.ALREADY_EXISTS, "A stored row with this key exists already.") from error
-    except (SQLAlchemyError, asyncpg.PostgresError, OSError, TimeoutError) as error:
-        if _is_transient(error):
-            raise unavailable() from error
-        raise AgentsvcError(Reason.INTERNAL, "The database refused a statement; the log has the details.") from error
-
-
-def unavailable() -> AgentsvcError:
-    """STORAGE_UNAVAILABLE, with the advice to come back in a second."""
-    return AgentsvcError(
-        Reason.STORAGE_UNAVAILABLE,
-        "The database cannot be reached or is too busy; repeat the call in a moment.",
-        retry_after=1.0,
-    )
-
-
-def cause_of(error: AgentsvcError) -> str:
-    """For the log: what the library said, in a line."""
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {cause}".splitlines()[0]
-
-
-def _is_transient(error: Exception) -> bool:
-    match error:
-        case DBAPIError(connection_invalidated=True) | OperationalError() | PoolTimeoutError():
-            return True
-        case DBAPIError():
-            return str(getattr(error.orig, "sqlstate", None)).startswith(_TRANSIENT)
-        case SQLAlchemyError():
-            return False
-        case _:  # the socket, the clock, or a server that refused the connection
-            return True

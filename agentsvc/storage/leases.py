@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Column, ColumnElement, and_, delete, select
 
 from agentsvc.storage.database import Database
+from agentsvc.storage.failures import translated
 from agentsvc.storage.tables import leases
 
 
@@ -51,16 +52,20 @@ class Leases:
 class Presence:
     """A shared lock on the file ``<database>-owners``, held while this process lives. SQLite's own locks, so portable.
 
-    Taking and giving it is quick and blocks the loop only at start-up and for as long as a neighbour looks around.
+    Taking and giving it is quick; it blocks the loop only at start-up, and then for as long as a neighbour looks around.
     """
 
     def __init__(self, database: str, timeout: float) -> None:
-        self._lock = sqlite3.connect(f"{database}-owners", timeout=timeout, isolation_level=None)
+        with translated():
+            self._lock = sqlite3.connect(f"{database}-owners", timeout=timeout, isolation_level=None)
         self._enter()
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """True inside if no other process is present; then none can become so before the end of the block."""
+        """True inside if no other process is present; then none can become so before the end of the block.
+
+        For the start only, when this process has no runs yet: to look it lets go of its own lock for a moment.
+        """
         self._lock.execute("ROLLBACK")
         try:
             with _without_waiting(self._lock):
@@ -77,8 +82,9 @@ class Presence:
         self._lock.close()
 
     def _enter(self) -> None:
-        self._lock.execute("BEGIN")
-        self._lock.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # the lock comes with the first read
+        with translated():
+            self._lock.execute("BEGIN")
+            self._lock.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # the lock comes with the first read
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import accumulate, islice, takewhile
 from typing import Any
 
 from sqlalchemy import Connection, Insert, bindparam, or_, text, update
@@ -26,13 +26,14 @@ from agentsvc.domain.agents import Session
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.messages import Message
 from agentsvc.domain.runs import Run
-from agentsvc.storage.database import Database, StorageConfig, cause_of, require_tenant, unavailable
+from agentsvc.storage.database import Database, StorageConfig, require_tenant
+from agentsvc.storage.failures import cause_of, unavailable
 from agentsvc.storage.rows import Values, message_row, run_row, session_row
 from agentsvc.storage.tables import Word, runs, sessions
 
 _log = logging.getLogger(__name__)
 
-_MAX_BATCH = 500  # entries
+_MAX_ENTRIES, _MAX_BYTES = 500, 4 << 20  # of a batch: it must fit well into _COMMIT_TIMEOUT, or it never lands
 _ROW_BYTES = 512  # what a row weighs beside its document
 _COMMIT_TIMEOUT = 10.0
 _FIRST_DELAY, _MAX_DELAY = 0.05, 1.0
@@ -155,11 +156,18 @@ class BatchingLedger(ports.Ledger):
             await self._arrived.wait()
             if not self._closing:
                 await asyncio.sleep(self._config.batch_window)
-            self._arrived.clear()
-            while self._queue:
-                await self._settle(list(islice(self._queue, _MAX_BATCH)))
+            if self._queue:
+                await self._settle(self._batch())
+            if self._queue:
+                continue
             if self._closing:
                 return
+            self._arrived.clear()
+
+    def _batch(self) -> Sequence[_Entry]:
+        sizes = accumulate(entry.size for entry in islice(self._queue, _MAX_ENTRIES))
+        count = sum(1 for _ in takewhile(lambda size: size <= _MAX_BYTES, sizes))
+        return list(islice(self._queue, max(count, 1)))
 
     async def _settle(self, batch: Sequence[_Entry]) -> None:
         """Brings the first entries of the queue to an end, committed or refused."""
@@ -171,7 +179,7 @@ class BatchingLedger(ports.Ledger):
             return
         if refusal is not None:
             self.refused += 1
-            _log.error("the database refused run %s; it is dropped", batch[0].run["run_id"], exc_info=refusal)
+            _log.error("run %s is refused and dropped (%s)", batch[0].run["run_id"], cause_of(refusal))
         for _ in batch:
             self._settle_first(refusal)
         self._progress.set()
@@ -194,7 +202,9 @@ class BatchingLedger(ports.Ledger):
                 if len(batch) > 1 or attempts == _ATTEMPTS:
                     return error
             except Exception as error:  # the edge: one task writes for all runs, and a bug in one row must not end it
-                return AgentsvcError(Reason.INTERNAL, f"The row could not be written ({type(error).__name__}).")
+                refusal = AgentsvcError(Reason.INTERNAL, "The run could not be written; the log has the details.")
+                refusal.__cause__ = error
+                return refusal
             else:
                 return None
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from agentsvc.domain.errors import AgentsvcError, Reason
-from agentsvc.storage.database import cause_of
+from agentsvc.storage.failures import cause_of
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ class Periodic:
                 await self._action()
             except AgentsvcError as error:
                 self._failed(error)
+            except Exception:  # the edge: nobody awaits this task, and a listener's bug must not stop it for good
+                _log.exception("%s failed", self._name)
             else:
                 self._worked()
 

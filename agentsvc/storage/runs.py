@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import ColumnElement, bindparam, select, update
 
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.events import RunState
@@ -19,6 +20,7 @@ from agentsvc.storage.paging import newest_first
 from agentsvc.storage.rows import Values, run_of, run_row
 from agentsvc.storage.tables import runs
 
+_log = logging.getLogger(__name__)
 _INTERRUPTED = AgentsvcError(
     Reason.RUN_INTERRUPTED, "The process that ran it ended unexpectedly; start a new run."
 ).error
@@ -66,20 +68,26 @@ class Runs(RunStore):
         return None if row is None else run_of(row)
 
     async def interrupt_orphans(self) -> int:
-        """Runs that a dead process left open become INTERRUPTED (RUN_INTERRUPTED). How many there were.
+        """At the start, before any run: those a dead process left open become INTERRUPTED. How many there were.
 
-        For SQLite that is every open run but those of processes that are present; for PostgreSQL those whose owner's
-        lease has run out, which a crashed process's does within ``StorageConfig.lease`` seconds.
+        With SQLite and nobody else present that is every open run. Otherwise it is those whose owner's lease has run
+        out; a process that crashed just now is found by ``interrupt_expired`` later.
         """
         with self._presence.alone() if self._presence else nullcontext(False) as alone:
-            orphans = await self._database.rows(
-                select(runs).where(runs.c.end_time.is_(None), self._leases.dead(runs.c.owner, alone=alone))
-            )
-            if orphans:
-                await self._interrupt([_interrupted(row) for row in orphans])
+            return await self._interrupt(self._leases.dead(runs.c.owner, alone=alone))
+
+    async def interrupt_expired(self) -> None:
+        """The same for processes whose lease has run out meanwhile. ``Storage`` does it every third of a lease."""
+        await self._interrupt(self._leases.dead(runs.c.owner, alone=False))
+
+    async def _interrupt(self, dead: ColumnElement[bool]) -> int:
+        orphans = await self._database.rows(select(runs).where(runs.c.end_time.is_(None), dead))
+        if orphans:
+            _log.warning("%d runs of dead processes are interrupted", len(orphans))
+            await self._end([_interrupted(row) for row in orphans])
         return len(orphans)
 
-    async def _interrupt(self, rows: Sequence[Values]) -> None:
+    async def _end(self, rows: Sequence[Values]) -> None:
         ending = (
             update(runs)
             .where(

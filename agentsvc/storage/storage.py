@@ -60,12 +60,18 @@ class Storage:
             undo.pop_all()
         ledger = BatchingLedger(database, config, leases.owner)
         ledger.start()
-        renewal = Periodic("renewing the lease", config.lease / 3, leases.renew)
+        runs = Runs(database, ledger.barrier, leases, presence)
+
+        async def live_on() -> None:
+            await leases.renew()
+            await runs.interrupt_expired()
+
+        renewal = Periodic("renewing the lease", config.lease / 3, live_on)
         renewal.start()
         return cls(
             agents=Agents(database, changes, sealed),
             sessions=Sessions(database, ledger.barrier),
-            runs=Runs(database, ledger.barrier, leases, presence),
+            runs=runs,
             ledger=ledger,
             tokens=Tokens(database, changes),
             authenticator=CachingAuthenticator(database, changes, config.timeout),

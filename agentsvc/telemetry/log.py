@@ -34,7 +34,7 @@ _SECRET_LOOKS = (
     (re.compile(r"\b((?:sk|pk|gsk|xai|key)-)[\w-]{8,}"), rf"\1{_BLOT}"),  # vendors' keys
     (re.compile(r"([?&](?:key|api_key|access_token)=)[^&\s'\"]+"), rf"\1{_BLOT}"),
 )
-_log = structlog.stdlib.get_logger("agentsvc.runs")
+_log = logging.getLogger("agentsvc.runs")
 
 
 class LogLevel(StrEnum):
@@ -73,40 +73,34 @@ def logging_to(stream: TextIO, config: LogConfig) -> Iterator[None]:
     before = root.level, root.handlers[:]
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())
-    structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every look at the database
     try:
         yield
     finally:
         root.level, root.handlers[:] = before
         handler.close()
-        structlog.reset_defaults()
 
 
 def run_ended(summary: RunSummary) -> None:
     """The one line of a run."""
     usage = summary.usage
-    tell = _log.warning if summary.state is RunState.FAILED else _log.info
-    tell(
-        "run ended",
-        run_id=summary.run_id,
-        tenant=summary.tenant_id,
-        agent=summary.agent_id,
-        session_id=summary.session_id or None,
-        provider=summary.provider,
-        model=summary.model,
-        state=summary.state.value,
-        reason=summary.reason.value if summary.reason else None,
-        ttft_ms=None if summary.ttft_us is None else _milliseconds(summary.ttft_us),
-        duration_ms=_milliseconds(summary.duration_us),
-        overhead_ms=_milliseconds(summary.overhead_us),
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        usage_estimated=usage.estimated,
-    )
+    fields = {
+        "run_id": summary.run_id,
+        "tenant": summary.tenant_id,
+        "agent": summary.agent_id,
+        "session_id": summary.session_id or None,
+        "provider": summary.provider,
+        "model": summary.model,
+        "state": summary.state.value,
+        "reason": summary.reason.value if summary.reason else None,
+        "ttft_ms": None if summary.ttft_us is None else _milliseconds(summary.ttft_us),
+        "duration_ms": _milliseconds(summary.duration_us),
+        "overhead_ms": _milliseconds(summary.overhead_us),
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "usage_estimated": usage.estimated,
+    }
+    _log.log(logging.WARNING if summary.state is RunState.FAILED else logging.INFO, "run ended", extra=fields)
 
 
 def redact(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
@@ -124,14 +118,6 @@ def blotted(text: str) -> str:
     for looks, instead in _SECRET_LOOKS:
         text = looks.sub(instead, text)
     return text
-
-
-_SHARED: list[Processor] = [
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.add_logger_name,
-    structlog.stdlib.PositionalArgumentsFormatter(),
-    structlog.processors.TimeStamper(fmt="iso"),
-]
 
 
 class _Handoff(logging.Handler):
@@ -176,8 +162,11 @@ def _formatter(*, console: bool) -> logging.Formatter:
         else structlog.processors.JSONRenderer()
     )
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=_SHARED,
         processors=[
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(),
+            structlog.processors.TimeStamper(fmt="iso"),
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,  # plain text: rich tracebacks show local variables, and what is in them
             redact,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from agentsvc import v1
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.engine.catalog import Catalog
+from agentsvc.transport import codec_agents as agents
 from agentsvc.transport import codec_requests as requests
-from agentsvc.transport import codec_resources as resources
 from agentsvc.transport.interceptors import Call
 
 
@@ -18,13 +18,13 @@ class AgentAdminService:
 
     async def create_agent(self, request: v1.CreateAgentRequest, call: Call) -> v1.CreateAgentResponse:
         """A new agent; an empty agent_id is chosen by the service."""
-        agent = await self._catalog.create(call.principal, resources.from_agent(request.agent))
-        return v1.CreateAgentResponse(agent=resources.to_agent(agent, admin=True))
+        agent = await self._catalog.create(call.principal, agents.from_agent(request.agent))
+        return v1.CreateAgentResponse(agent=agents.to_agent(agent, admin=True))
 
     async def get_agent(self, request: v1.GetAgentRequest, call: Call) -> v1.GetAgentResponse:
         """An agent."""
         agent = await self._catalog.get(call.principal, request.agent_id)
-        return v1.GetAgentResponse(agent=resources.to_agent(agent, admin=call.principal.is_admin))
+        return v1.GetAgentResponse(agent=agents.to_agent(agent, admin=call.principal.is_admin))
 
     async def list_agents(self, request: v1.ListAgentsRequest, call: Call) -> v1.ListAgentsResponse:
         """Agents, newest first, without instructions."""
@@ -32,7 +32,7 @@ class AgentAdminService:
         page = await self._catalog.list(call.principal, requests.page(request), requests.filter_of(request))
         admin = call.principal.is_admin
         return v1.ListAgentsResponse(
-            agents=[resources.to_agent(agent, admin=admin, instructions=False) for agent in page.items],
+            agents=[agents.to_agent(agent, admin=admin, instructions=False) for agent in page.items],
             next_page_token=page.next_token,
         )
 
@@ -41,14 +41,14 @@ class AgentAdminService:
         change = request.agent
         while True:
             stored = await self._catalog.get(call.principal, change.agent_id)
-            changed = resources.updated_agent(stored, change, request.update_mask)
+            changed = agents.updated_agent(stored, change, request.update_mask)
             try:
                 agent = await self._catalog.update(call.principal, changed, change.etag or stored.etag)
             except AgentsvcError as error:
                 if change.etag or error.reason is not Reason.ETAG_MISMATCH:
                     raise
             else:
-                return v1.UpdateAgentResponse(agent=resources.to_agent(agent, admin=True))
+                return v1.UpdateAgentResponse(agent=agents.to_agent(agent, admin=True))
 
     async def delete_agent(self, request: v1.DeleteAgentRequest, call: Call) -> v1.DeleteAgentResponse:
         """Removes an agent for good."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 from agentsvc import v1
+from agentsvc.engine.journal import Journal
 from agentsvc.engine.live import Live
 from agentsvc.engine.runs import Runs
 from agentsvc.transport import codec_requests as requests
 from agentsvc.transport import codec_resources as resources
 from agentsvc.transport.interceptors import Call
 from agentsvc.transport.streams import agree, open_stream, relay, set_trailers
+
+_LAST_EVENTS: Final = 64  # after generation_completed come memory_updated events and run_finished
 
 
 class AgentService:
@@ -37,22 +43,18 @@ class AgentService:
         agree(finished.state, finished.error)
 
     async def chat(self, request: v1.ChatRequest, call: Call) -> v1.ChatResponse:
-        """The answer whole. The call reads along like any other reader, so its leaving counts like theirs."""
+        """The answer whole. The call counts as a reader, so its leaving counts too; it reads nothing of the journal."""
         live = await self._start(request, call)
         reader = live.reader()
-        stages: list[v1.StageTiming] = []
         try:
             await open_stream(call, live.run_id)
-            while reader.end is None:
-                await reader.wait()
-                for wire in reader.take():
-                    stages.extend(v1.StreamChatResponse.FromString(wire).event.generation_completed.timings)
             run = await live.ended()
         finally:
             reader.close()
         set_trailers(call, run.run_id, run.usage, run.framework_overhead_us)
         agree(run.state, run.error)
-        return v1.ChatResponse(run=resources.to_run(run), text=run.text or run.partial_text, timings=stages)
+        text = run.text or run.partial_text
+        return v1.ChatResponse(run=resources.to_run(run), text=text, timings=_timings(live.journal))
 
     async def get_run(self, request: v1.GetRunRequest, call: Call) -> v1.GetRunResponse:
         """A run's record."""
@@ -73,3 +75,12 @@ class AgentService:
 
     async def _start(self, request: v1.StreamChatRequest | v1.ChatRequest, call: Call) -> Live:
         return await self._runs.start(call.principal, requests.run_request(request, call.deadline), call.timeline)
+
+
+def _timings(journal: Journal) -> Sequence[v1.StageTiming]:
+    """Those of generation_completed, which is among an ended run's last events."""
+    for wire in journal.since(max(journal.oldest - 1, journal.last - _LAST_EVENTS)):
+        event = v1.StreamChatResponse.FromString(wire).event
+        if event.HasField("generation_completed"):
+            return event.generation_completed.timings
+    return ()

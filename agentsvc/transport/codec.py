@@ -7,7 +7,7 @@ StreamChatResponse and a SubscribeRunResponse alike: both hold one ``ChatEvent e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentsvc import v1
 from agentsvc.domain.events import Event, ReasoningDelta, TextDelta
@@ -30,12 +30,8 @@ def encode_event(sequence: int, elapsed_us: int, step: int, event: Event) -> byt
     if tag is not None and sequence and elapsed_us > 0 and step:
         return _encode_delta(sequence, elapsed_us, step, tag, event.text)  # type: ignore[union-attr]  # the two deltas
     kind = BY_TYPE[type(event)]
-    wire = v1.ChatEvent(
-        sequence=sequence,
-        elapsed_us=elapsed_us,
-        step=step,
-        **{kind.field: kind.encode(event)},  # type: ignore[arg-type]
-    )  # the table's field and message belong together
+    content: dict[str, Any] = {kind.field: kind.encode(event)}
+    wire = v1.ChatEvent(sequence=sequence, elapsed_us=elapsed_us, step=step, **content)
     return v1.StreamChatResponse(event=wire).SerializeToString()
 
 
@@ -47,7 +43,7 @@ def decode_event(data: bytes) -> Decoded:
     return Decoded(wire.sequence, wire.elapsed_us, wire.step, event)
 
 
-# Two of three events are deltas. Packed by hand one costs 0.7 us, through protobuf's objects 1.1 us; that the bytes are
+# Two of three events are deltas. Packed by hand one costs 0.8 us, through protobuf's objects 1.1 us; that the bytes are
 # the same is a test. Zeroes would have to be left out, so only what has none comes here.
 _DELTA_TAGS: Final = {
     TextDelta: v1.ChatEvent.TEXT_DELTA_FIELD_NUMBER << 3 | 2,
@@ -70,10 +66,13 @@ def _encode_delta(sequence: int, elapsed_us: int, step: int, tag: int, text: str
 
 
 def _varint(number: int) -> bytes:
-    if number < 1 << 7:
-        return b"%c" % number
     if number < 1 << 14:
-        return b"%c%c" % (number & 127 | 128, number >> 7)
+        return _SHORT[number]
     if number < 1 << 21:
-        return b"%c%c%c" % (number & 127 | 128, number >> 7 & 127 | 128, number >> 14)
-    return b"%c%c%c%b" % (number & 127 | 128, number >> 7 & 127 | 128, number >> 14 & 127 | 128, _varint(number >> 21))
+        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
+    if number < 1 << 28:  # four and a half minutes in microseconds
+        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14 & 127 | 128, number >> 21))
+    return bytes((number & 127 | 128, number >> 7 & 127 | 128)) + _varint(number >> 14)
+
+
+_SHORT: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(1 << 14)]

@@ -8,37 +8,16 @@ from typing import Any, Final, NamedTuple
 from google.protobuf.message import Message
 
 from agentsvc import v1
+from agentsvc.domain import events as ev
 from agentsvc.domain.agents import StreamingMode
-from agentsvc.domain.events import (
-    Annotation,
-    AttemptChanged,
-    Draining,
-    Event,
-    GenerationCompleted,
-    Heartbeat,
-    InputRequired,
-    MemoryOutcome,
-    MemoryRetrieved,
-    MemoryUpdated,
-    ReasoningDelta,
-    ResumabilityChanged,
-    RunFinished,
-    RunStarted,
-    RunState,
-    StepCompleted,
-    TextDelta,
-    Timings,
-    ToolCallArgumentsDelta,
-    ToolCallRequested,
-    ToolCallStarted,
-    ToolExecutor,
-    ToolProgress,
-    ToolResult,
-    ToolStatus,
-)
 from agentsvc.domain.messages import Cost, FinishReason
 from agentsvc.transport import codec_values as values
 from agentsvc.transport.errors import to_duration
+
+
+# A default gRPC client receives 4 MiB, and so many characters are at most 4 MB of UTF-8: an answer that is longer must
+# not cost its readers the end of their stream. It has arrived in deltas, and GetRun has it.
+_MOST_CHARACTERS: Final = 1_000_000
 
 
 class Kind(NamedTuple):
@@ -47,10 +26,10 @@ class Kind(NamedTuple):
     type: type
     field: str
     encode: Callable[[Any], Message]
-    decode: Callable[[Any], Event]
+    decode: Callable[[Any], ev.Event]
 
 
-def _run_started(e: RunStarted) -> Message:
+def _run_started(e: ev.RunStarted) -> Message:
     return v1.RunStarted(
         run_id=e.run_id,
         session_id=e.session_id,
@@ -62,7 +41,7 @@ def _run_started(e: RunStarted) -> Message:
     )
 
 
-def _tool_call_requested(e: ToolCallRequested) -> Message:
+def _tool_call_requested(e: ev.ToolCallRequested) -> Message:
     return v1.ToolCallRequested(
         tool_call_id=e.tool_call_id,
         name=e.name,
@@ -72,7 +51,7 @@ def _tool_call_requested(e: ToolCallRequested) -> Message:
     )
 
 
-def _tool_result(e: ToolResult) -> Message:
+def _tool_result(e: ev.ToolResult) -> Message:
     return v1.ToolResult(
         tool_call_id=e.tool_call_id,
         status=values.tool_statuses.wire[e.status],
@@ -81,16 +60,16 @@ def _tool_result(e: ToolResult) -> Message:
     )
 
 
-def _attempt_changed(e: AttemptChanged) -> Message:
+def _attempt_changed(e: ev.AttemptChanged) -> Message:
     # "from" is a keyword of ours, not of the contract's.
     return v1.AttemptChanged(
         to=e.to, reason=e.reason, discard_after_sequence=e.discard_after_sequence, **{"from": e.from_}
     )
 
 
-def _generation_completed(e: GenerationCompleted) -> Message:
+def _generation_completed(e: ev.GenerationCompleted) -> Message:
     return v1.GenerationCompleted(
-        text=e.text,
+        text=_short(e.text),
         finish_reason=values.finish_reasons.wire[e.finish_reason],
         total_steps=e.total_steps,
         usage=values.to_usage(e.usage),
@@ -98,11 +77,15 @@ def _generation_completed(e: GenerationCompleted) -> Message:
     )
 
 
-def _run_finished(e: RunFinished) -> Message:
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else ""
+
+
+def _run_finished(e: ev.RunFinished) -> Message:
     return v1.RunFinished(
         state=values.run_states.wire[e.state],
         error=values.to_error(e.error),
-        partial_text=e.partial_text,
+        partial_text=_short(e.partial_text),
         budget_kind=values.budget_kinds.wire[e.budget_kind],
         usage=values.to_usage(e.usage),
         cost=values.to_cost(e.cost),
@@ -111,9 +94,9 @@ def _run_finished(e: RunFinished) -> Message:
     )
 
 
-def _decode_run_finished(w: v1.RunFinished) -> RunFinished:
-    return RunFinished(
-        values.run_states.said(w.state, RunState.FAILED),
+def _decode_run_finished(w: v1.RunFinished) -> ev.RunFinished:
+    return ev.RunFinished(
+        values.run_states.said(w.state, ev.RunState.FAILED),
         values.from_error(w.error) if w.HasField("error") else None,
         w.partial_text,
         values.budget_kinds.ours(w.budget_kind),
@@ -124,22 +107,22 @@ def _decode_run_finished(w: v1.RunFinished) -> RunFinished:
     )
 
 
-def _memory_updated(e: MemoryUpdated) -> Message:
+def _memory_updated(e: ev.MemoryUpdated) -> Message:
     operation = v1.MemoryOperation.Value(f"MEMORY_OPERATION_{e.operation.upper()}")
     return v1.MemoryUpdated(operation=operation, memory=v1.Memory(memory_id=e.memory_id, content=e.content))
 
 
-def _decode_memory_updated(w: v1.MemoryUpdated) -> MemoryUpdated:
+def _decode_memory_updated(w: v1.MemoryUpdated) -> ev.MemoryUpdated:
     operation = v1.MemoryOperation.Name(w.operation).removeprefix("MEMORY_OPERATION_").lower()
-    return MemoryUpdated(operation, w.memory.memory_id, w.memory.content)
+    return ev.MemoryUpdated(operation, w.memory.memory_id, w.memory.content)
 
 
 KINDS: Final = (
     Kind(
-        RunStarted,
+        ev.RunStarted,
         "run_started",
         _run_started,
-        lambda w: RunStarted(
+        lambda w: ev.RunStarted(
             w.run_id,
             w.session_id,
             w.agent_id,
@@ -150,103 +133,108 @@ KINDS: Final = (
         ),
     ),
     Kind(
-        MemoryRetrieved,
+        ev.MemoryRetrieved,
         "memory_retrieved",
         lambda e: v1.MemoryRetrieved(
             outcome=values.memory_outcomes.wire[e.outcome], items=e.items, duration_us=e.duration_us
         ),
-        lambda w: MemoryRetrieved(
-            values.memory_outcomes.said(w.outcome, MemoryOutcome.SKIPPED), w.items, w.duration_us
+        lambda w: ev.MemoryRetrieved(
+            values.memory_outcomes.said(w.outcome, ev.MemoryOutcome.SKIPPED), w.items, w.duration_us
         ),
     ),
-    Kind(TextDelta, "text_delta", lambda e: v1.TextDelta(text=e.text), lambda w: TextDelta(w.text)),
-    Kind(ReasoningDelta, "reasoning_delta", lambda e: v1.ReasoningDelta(text=e.text), lambda w: ReasoningDelta(w.text)),
+    Kind(ev.TextDelta, "text_delta", lambda e: v1.TextDelta(text=e.text), lambda w: ev.TextDelta(w.text)),
     Kind(
-        ToolCallStarted,
+        ev.ReasoningDelta,
+        "reasoning_delta",
+        lambda e: v1.ReasoningDelta(text=e.text),
+        lambda w: ev.ReasoningDelta(w.text),
+    ),
+    Kind(
+        ev.ToolCallStarted,
         "tool_call_started",
         lambda e: v1.ToolCallStarted(tool_call_id=e.tool_call_id, name=e.name),
-        lambda w: ToolCallStarted(w.tool_call_id, w.name),
+        lambda w: ev.ToolCallStarted(w.tool_call_id, w.name),
     ),
     Kind(
-        ToolCallArgumentsDelta,
+        ev.ToolCallArgumentsDelta,
         "tool_call_arguments_delta",
         lambda e: v1.ToolCallArgumentsDelta(tool_call_id=e.tool_call_id, fragment=e.fragment),
-        lambda w: ToolCallArgumentsDelta(w.tool_call_id, w.fragment),
+        lambda w: ev.ToolCallArgumentsDelta(w.tool_call_id, w.fragment),
     ),
     Kind(
-        ToolCallRequested,
+        ev.ToolCallRequested,
         "tool_call_requested",
         _tool_call_requested,
-        lambda w: ToolCallRequested(
+        lambda w: ev.ToolCallRequested(
             w.tool_call_id,
             w.name,
             w.arguments_json,
-            values.tool_executors.said(w.executor, ToolExecutor.SERVER),
+            values.tool_executors.said(w.executor, ev.ToolExecutor.SERVER),
             w.approval_required,
         ),
     ),
     Kind(
-        ToolProgress,
+        ev.ToolProgress,
         "tool_progress",
         lambda e: v1.ToolProgress(tool_call_id=e.tool_call_id, message=e.message, fraction=e.fraction),
-        lambda w: ToolProgress(w.tool_call_id, w.message, w.fraction if w.HasField("fraction") else None),
+        lambda w: ev.ToolProgress(w.tool_call_id, w.message, w.fraction if w.HasField("fraction") else None),
     ),
     Kind(
-        ToolResult,
+        ev.ToolResult,
         "tool_result",
         _tool_result,
-        lambda w: ToolResult(
+        lambda w: ev.ToolResult(
             w.tool_call_id,
-            values.tool_statuses.said(w.status, ToolStatus.OK),
+            values.tool_statuses.said(w.status, ev.ToolStatus.OK),
             values.from_parts(w.content, "content"),
             w.duration_us,
         ),
     ),
     Kind(
-        InputRequired,
+        ev.InputRequired,
         "input_required",
         lambda e: v1.InputRequired(tool_call_ids=e.tool_call_ids),
-        lambda w: InputRequired(tuple(w.tool_call_ids)),
+        lambda w: ev.InputRequired(tuple(w.tool_call_ids)),
     ),
     Kind(
-        Timings,
+        ev.Timings,
         "timings",
         lambda e: v1.Timings(stages=values.to_stages(e.stages)),
-        lambda w: Timings(values.from_stages(w.stages)),
+        lambda w: ev.Timings(values.from_stages(w.stages)),
     ),
     Kind(
-        AttemptChanged,
+        ev.AttemptChanged,
         "attempt_changed",
         _attempt_changed,
-        lambda w: AttemptChanged(getattr(w, "from"), w.to, w.reason, w.discard_after_sequence),
+        lambda w: ev.AttemptChanged(getattr(w, "from"), w.to, w.reason, w.discard_after_sequence),
     ),
     Kind(
-        ResumabilityChanged,
+        ev.ResumabilityChanged,
         "resumability_changed",
         lambda e: v1.ResumabilityChanged(resumable=e.resumable),
-        lambda w: ResumabilityChanged(w.resumable),
+        lambda w: ev.ResumabilityChanged(w.resumable),
     ),
     Kind(
-        StepCompleted,
+        ev.StepCompleted,
         "step_completed",
         lambda e: v1.StepCompleted(
             step=e.step, finish_reason=values.finish_reasons.wire[e.finish_reason], usage=values.to_usage(e.usage)
         ),
-        lambda w: StepCompleted(
+        lambda w: ev.StepCompleted(
             w.step, values.finish_reasons.said(w.finish_reason, FinishReason.ERROR), values.from_usage(w.usage)
         ),
     ),
     Kind(
-        Annotation,
+        ev.Annotation,
         "annotation",
         lambda e: v1.Annotation(key=e.key, value=e.value),
-        lambda w: Annotation(w.key, w.value),
+        lambda w: ev.Annotation(w.key, w.value),
     ),
     Kind(
-        GenerationCompleted,
+        ev.GenerationCompleted,
         "generation_completed",
         _generation_completed,
-        lambda w: GenerationCompleted(
+        lambda w: ev.GenerationCompleted(
             w.text,
             values.finish_reasons.said(w.finish_reason, FinishReason.ERROR),
             w.total_steps,
@@ -254,14 +242,14 @@ KINDS: Final = (
             values.from_stages(w.timings),
         ),
     ),
-    Kind(MemoryUpdated, "memory_updated", _memory_updated, _decode_memory_updated),
-    Kind(RunFinished, "run_finished", _run_finished, _decode_run_finished),
-    Kind(Heartbeat, "heartbeat", lambda _: v1.Heartbeat(), lambda _: Heartbeat()),
+    Kind(ev.MemoryUpdated, "memory_updated", _memory_updated, _decode_memory_updated),
+    Kind(ev.RunFinished, "run_finished", _run_finished, _decode_run_finished),
+    Kind(ev.Heartbeat, "heartbeat", lambda _: v1.Heartbeat(), lambda _: ev.Heartbeat()),
     Kind(
-        Draining,
+        ev.Draining,
         "draining",
         lambda e: v1.Draining(retry_after=to_duration(e.retry_after)),
-        lambda w: Draining(values.from_duration(w.retry_after)),
+        lambda w: ev.Draining(values.from_duration(w.retry_after)),
     ),
 )
 BY_TYPE: Final = {kind.type: kind for kind in KINDS}

@@ -55,8 +55,6 @@ def run_request(request: v1.StreamChatRequest | v1.ChatRequest, deadline: float 
     The fingerprint is made only where there is a request_id to tell apart, and is the same for both calls: their fields
     have the same numbers. It clears ``request.request_id``.
     """
-    options = request.options
-    refuse_unbuilt(options, UNBUILT_OPTIONS, "options.")
     text: tuple[Part, ...] = (Text(request.message),) if request.message else ()
     request_id = request.request_id
     return RunRequest(
@@ -69,8 +67,8 @@ def run_request(request: v1.StreamChatRequest | v1.ChatRequest, deadline: float 
         user_id=request.user_id,
         request_id=request_id,
         labels=dict(request.labels),
-        metadata=values.from_struct(request.metadata, "metadata"),
-        options=_run_options(options) if request.HasField("options") else RunOptions(),
+        metadata=values.from_struct(request.metadata, "metadata") if request.HasField("metadata") else {},
+        options=_run_options(request.options) if request.HasField("options") else RunOptions(),
         fingerprint=_fingerprint(request) if request_id else "",
         deadline=deadline,
     )
@@ -82,6 +80,7 @@ def _fingerprint(request: v1.StreamChatRequest | v1.ChatRequest) -> str:
 
 
 def _run_options(options: v1.ChatOptions) -> RunOptions:
+    refuse_unbuilt(options, UNBUILT_OPTIONS, "options.")
     choice = options.tool_choice
     return RunOptions(
         provider=options.provider,

@@ -41,7 +41,7 @@ ADMIN_ONLY: Final = frozenset(
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _BEARER = re.compile(r"[Bb]earer +([!-~]{1,4096})")  # RFC 6750, RFC 9110 11.1: the scheme is case-insensitive
-_SEND = "send one metadata entry `authorization: Bearer <token>`"
+_SEND = "send one metadata entry `authorization: Bearer <token>`."
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class Gate(grpc.aio.ServerInterceptor):
         try:
             principal = await self._authenticator.authenticate(_bearer(authorizations))
             if method in ADMIN_ONLY and not principal.is_admin:
-                raise AgentsvcError(Reason.PERMISSION_DENIED, f"{method} needs a token with the role admin")
+                raise AgentsvcError(Reason.PERMISSION_DENIED, f"{method} needs a token with the role admin.")
         except AgentsvcError as refused:
             return _refusal(refused.error, request_id)
         except Exception:  # the outermost edge: whatever broke, the caller gets a typed answer and we a log line
@@ -96,7 +96,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
 def internal(request_id: str) -> Error:
     """Our own bug, as a caller sees it: no detail, but the key to the log."""
-    return Error(Reason.INTERNAL, f"internal error; the service's log has the cause under request id {request_id}")
+    return Error(Reason.INTERNAL, f"Internal error: the service's log has the cause under request id {request_id}.")
 
 
 def _read(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[Sequence[str], str]:
@@ -116,11 +116,13 @@ def _bearer(authorizations: Sequence[str]) -> str:
         case [one]:
             if found := _BEARER.fullmatch(one.strip()):
                 return found[1]
-            raise AgentsvcError(Reason.UNAUTHENTICATED, f"the authorization metadata is not a bearer token: {_SEND}")
+            raise AgentsvcError(Reason.UNAUTHENTICATED, f"The authorization metadata is not a bearer token: {_SEND}")
         case []:
-            raise AgentsvcError(Reason.UNAUTHENTICATED, f"no token: {_SEND}")
+            raise AgentsvcError(Reason.UNAUTHENTICATED, f"No token: {_SEND}")
         case _:
-            raise AgentsvcError(Reason.UNAUTHENTICATED, f"{len(authorizations)} authorization entries: {_SEND}")
+            raise AgentsvcError(
+                Reason.UNAUTHENTICATED, f"There are {len(authorizations)} authorization entries: {_SEND}"
+            )
 
 
 def _refusal(error: Error, request_id: str) -> Handler:

@@ -73,7 +73,7 @@ def _unbuilt(descriptor: MethodDescriptor) -> Behaviour:
     async def refuse(_: bytes, context: Context) -> None:
         request_id = call.get().request_id
         context.set_trailing_metadata(((REQUEST_ID, request_id),))
-        failure = Error(Reason.NOT_IMPLEMENTED, f"{descriptor.full_name} is not built yet")
+        failure = Error(Reason.NOT_IMPLEMENTED, f"{descriptor.full_name} is not built yet.")
         await _abort(context, failure, request_id)
 
     return refuse

@@ -7,8 +7,6 @@ import asyncio
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # no stubs
 
-from agentsvc.transport.server import READINESS
-
 _PATIENCE = 2.0  # seconds
 
 
@@ -22,7 +20,7 @@ async def is_serving(address: str, *, tls: bool = False) -> bool:
     if tls:
         return await _listens(host.strip("[]"), int(port))
     async with grpc.aio.insecure_channel(f"{host}:{port}") as channel:
-        request = health_pb2.HealthCheckRequest(service=READINESS)
+        request = health_pb2.HealthCheckRequest()
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=_PATIENCE)
         except grpc.aio.AioRpcError:

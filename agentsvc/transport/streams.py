@@ -125,5 +125,5 @@ def agree(state: RunState, error: Error | None) -> None:
         return
     if error is None:
         reason = Reason.CANCELLED if state is RunState.CANCELLED else Reason.INTERNAL
-        error = Error(reason, f"the run ended {state.value}")
+        error = Error(reason, f"The run ended {state.value}.")
     raise AgentsvcError.of(error)

@@ -36,7 +36,7 @@ def parse(kind: type[M], raw: bytes) -> M:
         request = kind.FromString(raw)
     except DecodeError:
         name = kind.DESCRIPTOR.full_name
-        raise AgentsvcError(Reason.INVALID_FIELD, f"the {len(raw)} bytes received are no {name}") from None
+        raise AgentsvcError(Reason.INVALID_FIELD, f"The {len(raw)} bytes received are no {name}.") from None
     validate(request)
     return request
 

@@ -711,7 +711,9 @@ class GenerationCompleted(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The answer: the last step's text, without discarded attempts."""
+    """The answer: the last step's text, without discarded attempts. Empty when it is longer than 1,000,000 characters,
+    which a client's default message limit (4 MiB) might not take: join the deltas, or ask GetRun.
+    """
     finish_reason: _run_pb2.FinishReason.ValueType
     """Why the model stopped in the last step."""
     total_steps: _builtins.int
@@ -789,7 +791,9 @@ class RunFinished(_message.Message):
     state: _run_pb2.RunState.ValueType
     """How it ended; one of the five ends."""
     partial_text: _builtins.str
-    """What the last step had produced when there is no answer. Empty in COMPLETED runs."""
+    """What the last step had produced when there is no answer. Empty in COMPLETED runs, and when it is longer than
+    1,000,000 characters: GetRun has it.
+    """
     budget_kind: _run_pb2.BudgetKind.ValueType
     """Which limit ended a BUDGET_EXCEEDED run. UNSPECIFIED otherwise."""
     persisted: _builtins.bool

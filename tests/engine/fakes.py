@@ -4,6 +4,7 @@ A script is a list of moves, one list per answer of the model:
 
     [TextDelta("Hel"), (TextDelta("lo"), done())]      two reads, the second with two events
     [gate, ...]                                        waits for the asyncio.Event ``gate``
+    [None, ...]                                        waits for one turn of the event loop
     [..., FOREVER]                                     waits until it is closed
     [..., OSError("boom")]                             raises
 
@@ -34,7 +35,7 @@ from agentsvc.domain.ports import Capabilities, Filter, ModelRequest, Page, Page
 from agentsvc.domain.runs import OnDisconnect, Principal, Run, RunOptions, RunRequest, TokenRole
 from agentsvc.domain.timeline import Timeline
 from agentsvc.engine.catalog import Catalog
-from agentsvc.engine.journal import JournalConfig, Library, Reader
+from agentsvc.engine.journal import Journal, JournalConfig, Library, Reader
 from agentsvc.engine.live import Live
 from agentsvc.engine.runs import Runs, RunsConfig
 from agentsvc.engine.sessions import Sessions
@@ -46,7 +47,7 @@ class Forever:
 
 
 FOREVER = Forever()
-Move = ModelEvent | Sequence[ModelEvent] | asyncio.Event | Forever | BaseException
+Move = ModelEvent | Sequence[ModelEvent] | asyncio.Event | Forever | BaseException | None
 Script = Sequence[Move] | Callable[[ModelRequest], Sequence[Move]]
 
 USAGE = Usage(input_tokens=10, output_tokens=5)
@@ -107,6 +108,8 @@ class FakeModel:
                         self.waits.clear()
                     case BaseException():
                         raise move
+                    case None:
+                        await asyncio.sleep(0)
                     case Sequence():
                         yield move
                     case _:
@@ -244,6 +247,23 @@ def decode(wire: bytes) -> Entry:
     return cast("Entry", pickle.loads(wire))
 
 
+class WatchedLibrary(Library):
+    """Tells when the retention of all its journals is over."""
+
+    def __init__(self, config: JournalConfig) -> None:
+        super().__init__(config, encode)
+        self.empty = asyncio.Event()
+
+    def open(self, started_ns: int | None = None) -> Journal:
+        self.empty.clear()
+        return super().open(started_ns)
+
+    def drop(self, journal: Journal) -> None:
+        super().drop(journal)
+        if not (self._live or self._ended):
+            self.empty.set()
+
+
 class House:
     """The whole engine with fakes around it, and one agent ``demo`` in the tenants of ALICE and MALLORY."""
 
@@ -260,7 +280,7 @@ class House:
         self.ledger = FakeLedger(self.rows)
         self.agent_store = FakeAgentStore(self.rows)
         self.run_store = FakeRunStore(self.rows)
-        self.library = Library(journal or JournalConfig(), encode)
+        self.library = WatchedLibrary(journal or JournalConfig())
         toolset = Toolset.of(tools)
         self.catalog = Catalog(self.agent_store, FakeModels(self.model), toolset)
         self.sessions = Sessions(FakeSessionStore(self.rows))
@@ -336,7 +356,7 @@ def check_history(messages: Sequence[Message]) -> None:
 
 
 def other_tasks() -> set["asyncio.Task[Any]"]:
-    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type] # tests run in tasks
+    return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
 
 
 async def no_tasks_left() -> bool:

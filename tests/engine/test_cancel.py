@@ -1,7 +1,6 @@
 """Stopping a run in every phase leaves the same clean state (D4, promise 2, promise 5)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -22,7 +21,9 @@ from agentsvc.domain.events import (
 from agentsvc.domain.messages import MessageStatus, Role
 from agentsvc.domain.ports import ToolContext
 from agentsvc.domain.runs import OnSessionBusy, RunOptions
+from agentsvc.engine.journal import Reader
 from agentsvc.engine.live import CANCELLED, DISCONNECTED, Live
+from agentsvc.engine.runs import RunsConfig
 from agentsvc.engine.tools import tool
 from tests.engine.fakes import (
     ALICE,
@@ -70,15 +71,16 @@ PHASES: dict[str, tuple[list[Script], type[Event]]] = {
 
 
 @pytest.fixture(params=PHASES)
-async def stopped_in(request: pytest.FixtureRequest) -> tuple[House, Live]:
-    """A run that has got as far as the phase."""
+async def phase(request: pytest.FixtureRequest) -> tuple[House, Live, Reader]:
+    """A run that has got as far as the phase, and its only reader."""
     scripts, last_seen = PHASES[request.param]
     house = House(*scripts, tools=[endless, quick])
     live = await house.start()
-    await read_until(live.reader(), last_seen)
+    reader = live.reader()
+    await read_until(reader, last_seen)
     if request.param == "between steps":
         await house.model.waits.wait()
-    return house, live
+    return house, live, reader
 
 
 async def check_clean(house: House, live: Live) -> list[Event]:
@@ -104,12 +106,12 @@ async def check_clean(house: House, live: Live) -> list[Event]:
     prompt = house.model.requests[-1].messages
     check_history(prompt)
     assert prompt[-1].text == "Still there?"
-    assert [m.text for m in prompt if m.role is Role.USER][0] == "Hi"
+    assert next(m.text for m in prompt if m.role is Role.USER) == "Hi"
     return events
 
 
-async def test_cancel_leaves_a_clean_state_in_every_phase(stopped_in: tuple[House, Live]) -> None:
-    house, live = stopped_in
+async def test_cancel_leaves_a_clean_state_in_every_phase(phase: tuple[House, Live, Reader]) -> None:
+    house, live, _ = phase
 
     run = await house.runs.cancel(ALICE, live.run_id)
 
@@ -118,10 +120,8 @@ async def test_cancel_leaves_a_clean_state_in_every_phase(stopped_in: tuple[Hous
     await check_clean(house, live)
 
 
-async def test_the_last_reader_leaving_stops_the_run_in_every_phase(stopped_in: tuple[House, Live]) -> None:
-    house, live = stopped_in
-    reader = live.reader()  # beside the one of the fixture
-    live._readers = 1
+async def test_the_last_reader_leaving_stops_the_run_in_every_phase(phase: tuple[House, Live, Reader]) -> None:
+    house, live, reader = phase
 
     reader.close()
 
@@ -222,7 +222,7 @@ async def test_a_model_that_mishandles_cancellation_cannot_change_the_end(swallo
         while True:
             yield (TextDelta("b"),)
 
-    house.model.stream = stream  # type: ignore[method-assign] # as above
+    house.model.stream = stream  # type: ignore[method-assign,assignment] # as above
     live = await house.start()
     await read_until(live.reader(), TextDelta)
 
@@ -268,8 +268,6 @@ async def test_the_deadline_does_not_end_a_run_that_continues() -> None:
 
 @pytest.mark.parametrize("place", ["agent", "call", "service"])
 async def test_wall_clock_ends_the_run_with_what_it_has(place: str) -> None:
-    from agentsvc.engine.runs import RunsConfig
-
     house = House(
         [TextDelta("Hel"), FOREVER],
         agent={"budget": Budget(wall_clock=0.02)} if place == "agent" else {},

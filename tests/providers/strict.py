@@ -27,7 +27,11 @@ def sign(thinking: str) -> str:
 def check_anthropic(body: Mapping[str, Any]) -> dict[str, Any] | None:
     """The vendor's error body for a request it would answer with 400; None when there is nothing to refuse."""
     for message in _faults(body):
-        return {"type": "error", "error": {"type": "invalid_request_error", "message": message}, "request_id": "req_own"}
+        return {
+            "type": "error",
+            "error": {"type": "invalid_request_error", "message": message},
+            "request_id": "req_own",
+        }
     return None
 
 

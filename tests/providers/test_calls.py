@@ -28,7 +28,9 @@ def entry(index: int | None = None, call_id: Any = ..., name: Any = ..., argumen
 def answer(chunks: list[list[Entry]], finish: str = "tool_calls") -> bytes:
     deltas: list[Entry] = [{"index": 0, "delta": {"tool_calls": entries}} for entries in chunks]
     deltas.append({"index": 0, "delta": {}, "finish_reason": finish})
-    return b"".join(b"data: %b\n\n" % json.dumps({"choices": [delta]}).encode() for delta in deltas) + b"data: [DONE]\n\n"
+    return (
+        b"".join(b"data: %b\n\n" % json.dumps({"choices": [delta]}).encode() for delta in deltas) + b"data: [DONE]\n\n"
+    )
 
 
 def assemble(chunks: list[list[Entry]], finish: str = "tool_calls") -> Heard:

@@ -21,9 +21,9 @@ from agentsvc.domain.timeline import Timeline
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
 from agentsvc.providers.models import BoundModel
-from agentsvc.providers.pool import PoolConfig
+from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from tests.providers.lines import LINES, ask
-from tests.upstream import Upstream, stream
+from tests.upstream import Upstream, stream, until
 
 HELLO = [b"text hello\n", b"end\n"]
 
@@ -97,6 +97,31 @@ async def test_a_certificate_that_nobody_vouches_for_is_told_and_not_tried_again
         assert failed.error.reason is Reason.PROVIDER_UNREACHABLE
         assert f"the certificate of 127.0.0.1:{upstream.port} is not trusted" in failed.error.message
         assert not failed.error.retryable
+
+
+async def test_a_handshake_that_does_not_end_is_given_up() -> None:
+    config = PoolConfig(connect_timeout=0.2, retry=RetryPolicy(max_retries=0))
+    async with Upstream(stream(HELLO)) as upstream, ProviderClient(config) as client:
+        model = model_for(client, f"https://127.0.0.1:{upstream.port}")
+        ((failed,),) = [events async for events in model.stream(ask(), Timeline())]
+        assert isinstance(failed, ModelFailed)
+        assert failed.error.reason is Reason.PROVIDER_UNREACHABLE
+        assert "in time" in failed.error.message
+        await asyncio.wait_for(upstream.connections[0].closed.wait(), 5)
+
+
+async def test_who_leaves_during_the_handshake_closes_the_connection_at_once() -> None:
+    async with Upstream(stream(HELLO)) as upstream, ProviderClient() as client:
+        asked = asyncio.ensure_future(
+            anext(model_for(client, f"https://127.0.0.1:{upstream.port}").stream(ask(), Timeline()))
+        )
+        await until(lambda: upstream.connections)
+        asked.cancel()
+        left = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        await asyncio.wait_for(upstream.connections[0].closed.wait(), 5)
+        assert upstream.connections[0].closed_at - left < 1
 
 
 async def test_who_leaves_does_not_wait_for_the_vendors_good_bye(certificate: Path, tls: ssl.SSLContext) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import aiohttp
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -14,9 +15,10 @@ from agentsvc.domain.timeline import Timeline
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
 from agentsvc.providers.models import BoundModel
+from agentsvc.providers.pool import PoolConfig
 from agentsvc.providers.resolver import ForbiddenAddressError, Resolver, check_public_url, is_public
 from tests.providers.lines import LINES, ask
-from tests.upstream import Upstream, reply
+from tests.upstream import Upstream, reply, stream
 
 
 @pytest.mark.parametrize(
@@ -150,6 +152,19 @@ async def test_every_address_of_a_name_is_judged_each_time_it_is_looked_up() -> 
     for _ in range(2):
         with pytest.raises(ForbiddenAddressError, match=r"^llm\.example\.com does not lead to a public address$"):
             await resolver.resolve("llm.example.com", 443)
+
+
+async def test_a_name_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D27: the next new connection goes where the name leads by then, and no connection lives beyond its age."""
+    monkeypatch.setattr(aiohttp, "ThreadedResolver", lambda: Names(["127.0.0.1"], ["127.0.0.2"]))
+    told = stream([b"text hello\n", b"end\n"])
+    async with Upstream(told) as old, Upstream(told, host="127.0.0.2", port=old.port) as new:
+        async with ProviderClient(PoolConfig(dns_ttl=0, max_age=0.0)) as client:
+            model = BoundModel(LINES, Endpoint(f"http://llm.example.com:{old.port}"), client, setting="LINES_BASE_URL")
+            for _ in range(2):
+                async for _ in model.stream(ask(), Timeline()):
+                    pass
+        assert len(old.requests) == len(new.requests) == 1
 
 
 async def test_an_operators_name_may_lead_anywhere() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsvc.providers.sse import EventStream
+from agentsvc.providers.sse import MIB, EventStream
 
 
-def read(body: bytes, size: int = 1 << 30, **options: int) -> tuple[list[bytes], bytes, str]:
-    stream = EventStream(**options)
+def read(body: bytes, size: int = 1 << 30, limit: int = 8 * MIB) -> tuple[list[bytes], bytes, str]:
+    stream = EventStream(limit=limit)
     payloads = [payload for at in range(0, len(body), size) for payload in stream.feed(body[at : at + size])]
     return payloads + stream.close(), stream.stray, stream.broken
 
@@ -74,7 +76,17 @@ def test_an_endless_line_is_not_collected() -> None:
 
 
 LINE = st.sampled_from(
-    [b"data: {}", b"data:[1]", b"data", b": c", b"id: 1", b"event: content_block_delta", b"x-y: z", b'{"error": 1}', b"]"]
+    [
+        b"data: {}",
+        b"data:[1]",
+        b"data",
+        b": c",
+        b"id: 1",
+        b"event: content_block_delta",
+        b"x-y: z",
+        b'{"error": 1}',
+        b"]",
+    ]
 )
 END = st.sampled_from([b"\n", b"\r\n", b"\r", b"\n\n", b"\n\n", b"\r\n\r\n", b"\r\r"])
 
@@ -85,6 +97,6 @@ def test_any_cut_gives_the_same_events(lines: list[tuple[bytes, bytes]], cuts: l
     for record in (b"data: ", b"event: content_block_delta\ndata: "):
         stream = EventStream(record=record)
         edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
-        pieces = [body[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+        pieces = [body[begin:end] for begin, end in pairwise(edges)]
         payloads = [payload for piece in pieces for payload in stream.feed(piece)] + stream.close()
         assert (payloads, stream.stray, stream.broken) == read(body)

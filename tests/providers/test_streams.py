@@ -69,9 +69,7 @@ def test_an_answer_is_what_the_recording_says(recording: Recording, size: int) -
     assert_as_expected(recording, size)
 
 
-@pytest.mark.parametrize(
-    "recording", [r for r in RECORDINGS if r.status != 200], ids=lambda recording: recording.name
-)
+@pytest.mark.parametrize("recording", [r for r in RECORDINGS if r.status != 200], ids=lambda recording: recording.name)
 def test_a_refusal_is_what_the_recording_says(recording: Recording) -> None:
     error = recording.dialect.error(recording.status, recording.headers, recording.body)
     assert error.reason is REASONS[recording.expect["error"]["kind"]]
@@ -107,15 +105,16 @@ def test_a_damaged_stream_ends_once_and_never_raises(data: st.DataObject) -> Non
     assert events == decode(recording.decoder(), [bytes(body)])
 
 
+KEYS = [
+    *("choices", "delta", "index", "content", "tool_calls", "function", "id", "name", "arguments", "finish_reason"),
+    *("usage", "prompt_tokens", "error", "code", "message", "type", "status", "content_block", "text", "partial_json"),
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                ["choices", "delta", "tool_calls", "index", "id", "function", "name", "arguments", "content", "usage"]
-                + ["error", "code", "message", "type", "content_block", "finish_reason", "prompt_tokens", "status"]
-            ),
+            st.sampled_from(KEYS),
             inner,
             max_size=4,
         )

@@ -1,7 +1,7 @@
-"""Both databases, for real: SQLite in a file, PostgreSQL from a wheel (one server per session, one database per test)."""
+"""Both databases, for real: SQLite in a file, PostgreSQL from a wheel. Made once a session, emptied for every test."""
 
 import asyncio
-import itertools
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,32 +10,37 @@ from typing import Any
 import pytest
 
 from agentsvc.storage import Storage, StorageConfig, migrate
-from tests.storage.databases import SECRET_KEY, Opening, administer, start_postgres
+from agentsvc.storage.tables import metadata
+from tests.storage.databases import SECRET_KEY, Opening, administer, running_postgres
 
-_numbers = itertools.count()
+EMPTIED = ", ".join(table.name for table in metadata.sorted_tables if table.name != "changes")
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server whose database "migrated" is at this version."""
-    server = start_postgres(tmp_path_factory.mktemp("postgres") / "data")
-    administer(server, "CREATE DATABASE migrated")
-    asyncio.run(migrate(server.get_uri(database="migrated")))
-    yield server
-    server.cleanup()
+def postgres() -> Iterator[Any]:
+    """A server whose database "postgres" is at this version."""
+    with running_postgres() as server:
+        asyncio.run(migrate(server.get_uri()))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that is at this version."""
+    file = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    asyncio.run(migrate(f"sqlite:///{file}"))
+    return file
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A fresh database, already migrated where that is not done by opening it."""
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of this version."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/agentsvc.db"
-        return
+        shutil.copy(request.getfixturevalue("sqlite"), tmp_path / "agentsvc.db")
+        return f"sqlite:///{tmp_path}/agentsvc.db"
     server = request.getfixturevalue("postgres")
-    name = f"test_{next(_numbers)}"
-    administer(server, f"CREATE DATABASE {name} TEMPLATE migrated")
-    yield server.get_uri(database=name)
-    administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+    administer(server, f"TRUNCATE {EMPTIED}")
+    return str(server.get_uri())
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def opened(url: str) -> Opening:
 
     @asynccontextmanager
     async def open_storage(**settings: Any) -> AsyncIterator[Storage]:
-        config = {"url": url, "secret_key": SECRET_KEY, "timeout": 5.0} | settings
+        config: dict[str, Any] = {"url": url, "secret_key": SECRET_KEY, "timeout": 5.0} | settings
         async with await Storage.open(StorageConfig(**config)) as storage:
             yield storage
 

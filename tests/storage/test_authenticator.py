@@ -1,6 +1,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -20,7 +21,7 @@ class Statements:
         self.count = 0
         event.listen(storage._database._engine.sync_engine, "before_cursor_execute", self._count)
 
-    def _count(self, _connection, _cursor, statement: str, *_rest) -> None:
+    def _count(self, _connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         self.count += "FROM tokens" in statement
 
 
@@ -88,7 +89,7 @@ async def test_a_flood_of_strangers_is_a_trickle_of_look_ups(storage: Storage) -
     busy = peak = 0
     rows = storage._database.row
 
-    async def counted(statement):
+    async def counted(statement: Any) -> Any:
         nonlocal busy, peak
         busy += 1
         peak = max(peak, busy)
@@ -183,11 +184,11 @@ async def test_an_agent_changed_elsewhere_is_noticed_within_a_second(opened: Ope
             here.agents.update("acme", Agent("demo", LLMConfig("mock", "new")), ""),
             here.agents.delete("acme", "demo", ""),
         ):
-            noticed, told_here = asyncio.Event(), []
+            noticed, told_here = asyncio.Event(), asyncio.Event()
             elsewhere.changes.on_change(Topic.AGENTS, noticed.set)
-            here.changes.on_change(Topic.AGENTS, lambda told=told_here: told.append(True))
+            here.changes.on_change(Topic.AGENTS, told_here.set)
             await change
             changed = time.monotonic()
-            assert told_here
+            assert told_here.is_set()
             await noticed.wait()
             assert time.monotonic() - changed < 1.0

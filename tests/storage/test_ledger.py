@@ -56,6 +56,16 @@ async def test_a_session_is_read_in_the_order_in_which_it_was_spoken(storage: St
     assert await texts(storage, "s") == [f"{number}{half}" for number in range(700) for half in "ab"]
 
 
+async def test_long_messages_are_committed_in_portions(storage: Storage) -> None:
+    await storage.sessions.create("acme", Session("s", "demo"))
+    before = storage.ledger.batches
+    for number in range(12):
+        storage.ledger.ended("acme", Run(f"r{number}", "demo", "s"), said(f"{number}" + "x" * 1_000_000))
+    found = await texts(storage, "s")
+    assert [len(text) for text in found] == [1_000_001] * 10 + [1_000_002] * 2
+    assert storage.ledger.batches - before == 3
+
+
 async def test_two_processes_may_write_to_one_session(opened: Opening) -> None:
     async with opened() as one, opened() as two:
         await one.sessions.create("acme", Session("s", "demo"))
@@ -103,7 +113,8 @@ async def test_a_row_the_database_refuses_blocks_no_other(storage: Storage) -> N
     results = await asyncio.gather(*landed, return_exceptions=True)
     refused = {number for number, result in enumerate(results) if result is not None}
     assert refused == {3, 4, 17}
-    assert all(isinstance(results[n], AgentsvcError) and results[n].reason is Reason.ALREADY_EXISTS for n in refused)
+    reasons = [result.reason for result in results if isinstance(result, AgentsvcError)]
+    assert reasons == [Reason.ALREADY_EXISTS] * 3
     assert storage.ledger.refused == 3
     assert await texts(storage, "s") == [str(number) for number in range(20) if number not in refused]
 

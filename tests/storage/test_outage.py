@@ -12,18 +12,16 @@ import pytest
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.runs import Run, TokenRole
 from agentsvc.storage import Storage, StorageConfig, migrate
-from tests.storage.databases import start_postgres
+from tests.storage.databases import running_postgres
 
 TIMEOUT = 0.5
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    server = start_postgres(tmp_path_factory.mktemp("outage") / "data")
-    asyncio.run(migrate(server.get_uri()))
-    yield server
-    server.ensure_postgres_running()
-    server.cleanup()
+def server() -> Iterator[Any]:
+    with running_postgres() as server:
+        asyncio.run(migrate(server.get_uri()))
+        yield server
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,16 @@ async def test_the_truth_replaces_an_interruption(opened: Opening) -> None:
         assert await ours.runs.get("acme", "r1") == ENDED
 
 
+async def test_a_neighbour_that_dies_later_is_found_as_well(opened: Opening) -> None:
+    async with opened(lease=0.0) as dead:
+        dead.ledger.started("acme", Run("orphan", "demo"), None)
+        await dead.ledger.barrier()
+        async with opened() as alive:
+            await alive.runs.interrupt_expired()
+            [orphan] = (await alive.runs.list("acme", PageRequest(), Filter())).items
+            assert orphan.state is RunState.INTERRUPTED
+
+
 KILLED = """
 import asyncio, os, sys
 from agentsvc.domain.runs import Run
@@ -122,7 +133,7 @@ async def test_after_a_crash_the_next_start_on_sqlite_need_not_wait_for_the_leas
         assert await storage.runs.interrupt_orphans() == 1
 
 
-async def test_presence_tells_who_else_is_there(tmp_path) -> None:
+async def test_presence_tells_who_else_is_there(tmp_path: Path) -> None:
     ours = Presence(f"{tmp_path}/db", 1.0)
     with ours.alone() as alone:
         assert alone
@@ -144,11 +155,12 @@ async def test_the_lease_is_renewed_while_the_process_lives(opened: Opening) -> 
 
         async def expiry() -> datetime:
             [row] = await storage._database.rows(select(leases))
-            return row.expire_time
+            found: datetime = row.expire_time
+            return found
 
         first = await expiry()
         async with asyncio.timeout(20):
-            while await expiry() < first + timedelta(seconds=0.3):
+            while await expiry() < first + timedelta(seconds=0.3):  # noqa: ASYNC110 - another task changes the database
                 await asyncio.sleep(0.01)
     async with opened() as other:
         [row] = await other._database.rows(select(leases))

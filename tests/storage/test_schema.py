@@ -15,7 +15,8 @@ from tests.storage.databases import administer
 
 def drift(connection: Connection) -> list[Any]:
     context = MigrationContext.configure(connection, opts={"compare_type": True})
-    return compare_metadata(context, metadata)
+    found: list[Any] = compare_metadata(context, metadata)
+    return found
 
 
 async def test_the_migrations_make_the_tables_that_the_code_expects(storage: Storage) -> None:

@@ -14,8 +14,8 @@ import grpc
 
 from agentsvc import v1
 from agentsvc.domain.agents import Agent, LLMConfig, Session
-from agentsvc.domain.errors import AgentsvcError, Reason, invalid_field
-from agentsvc.domain.events import ModelEvent, ModelFinished, TextDelta
+from agentsvc.domain.errors import AgentsvcError, Error, Reason, invalid_field
+from agentsvc.domain.events import ModelEvent, ModelFailed, ModelFinished, TextDelta
 from agentsvc.domain.messages import FinishReason, Message, Usage
 from agentsvc.domain.ports import Capabilities, Filter, ModelRequest, Page, PageRequest
 from agentsvc.domain.runs import Principal, Run, TokenRole
@@ -48,6 +48,24 @@ async def hello(request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent], N
     yield [TextDelta("Hello")]
     await asyncio.sleep(0)
     yield [TextDelta(" world"), FINISHED]
+
+
+async def failing(request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent], None]:
+    """Says half a word and fails."""
+    yield [TextDelta("Hel")]
+    yield [ModelFailed(Error(Reason.PROVIDER_OVERLOADED, "openai is overloaded", "openai", True, 2.5))]
+
+
+class Gated:
+    """A model that says one word and then waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+
+    async def __call__(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent], None]:
+        yield [TextDelta("Hello")]
+        await self.gate.wait()
+        yield [TextDelta(" world"), FINISHED]
 
 
 class Model:
@@ -204,7 +222,9 @@ class RunShelf:
         return paged(self._shelves.of(self._shelves.runs, tenant_id), page)
 
     async def by_request_id(self, tenant_id: str, request_id: str) -> Run | None:
-        return next((run for run in self._shelves.of(self._shelves.runs, tenant_id) if run.request_id == request_id), None)
+        return next(
+            (run for run in self._shelves.of(self._shelves.runs, tenant_id) if run.request_id == request_id), None
+        )
 
     async def interrupt_orphans(self) -> int:
         return 0
@@ -234,7 +254,7 @@ class House:
     model: Model
     shelves: Shelves
     authenticator: Authenticator
-    library: Library
+    catalog: Catalog
 
     @property
     def target(self) -> str:
@@ -272,6 +292,6 @@ async def open_house(
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            yield House(server, channel, model, shelves, authenticator, library)
+            yield House(server, channel, model, shelves, authenticator, catalog)
     finally:
         await server.stop()

@@ -9,8 +9,9 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+from grpc_status import rpc_status  # type: ignore[import-untyped]  # no stubs
 
+from agentsvc import v1
 from agentsvc.v1 import (
     agent_admin_service_pb2,
     agent_service_pb2,
@@ -45,6 +46,11 @@ class Refusal:
     request_id: str
     trailers: dict[str, Any]
 
+    def but_for(self, asked: str) -> tuple[Any, ...]:
+        """All that a caller learns, but for the id asked for and the request id (promise 8)."""
+        trailers = {key for key in self.trailers if key != "grpc-status-details-bin"}
+        return self.code, self.message.replace(repr(asked), "?"), self.reason, self.fields, self.metadata, trailers
+
 
 def refusal(error: grpc.aio.AioRpcError) -> Refusal:
     rich = rpc_status.from_call(error)
@@ -75,10 +81,29 @@ async def refused(call: Any) -> Refusal:
     raise AssertionError("the call was not refused")
 
 
+async def rest(call: Any) -> list[v1.ChatEvent]:
+    """What a call that is read message by message still brings."""
+    events = []
+    while (response := await call.read()) is not grpc.aio.EOF:
+        events.append(response.event)
+    return events
+
+
+async def to_the_end(call: Any) -> tuple[list[v1.ChatEvent], grpc.aio.AioRpcError]:
+    """All events of a call that ends with an error, and that error."""
+    events = []
+    try:
+        async for response in call:
+            events.append(response.event)  # noqa: PERF401 - what came before the error counts
+    except grpc.aio.AioRpcError as error:
+        return events, error
+    raise AssertionError("the call ended well")
+
+
 def invoke(channel: grpc.aio.Channel, method: Any, request: Message | bytes, metadata: Any = ()) -> Any:
     """Calls a method known by its descriptor alone."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     response = GetMessageClass(method.output_type)
-    make = channel.unary_stream if method.server_streaming else channel.unary_unary
+    make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
     raw = request if isinstance(request, bytes) else request.SerializeToString()
     return make(path, response_deserializer=response.FromString)(raw, metadata=metadata, timeout=20)

@@ -8,13 +8,13 @@ import grpc
 import pytest
 
 from agentsvc import v1
-from agentsvc.domain.errors import Error, Reason
-from agentsvc.domain.events import ModelEvent, ModelFailed, TextDelta
+from agentsvc.domain.errors import Reason
+from agentsvc.domain.events import ModelEvent, TextDelta
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.engine.journal import JournalConfig
 from agentsvc.transport.server import ServerConfig
-from tests.transport.house import CALLER, FINISHED, STRANGER, House, bearer, open_house
-from tests.transport.rpc import refusal, refused
+from tests.transport.house import CALLER, FINISHED, STRANGER, Gated, House, bearer, failing, open_house
+from tests.transport.rpc import refusal, refused, rest, to_the_end
 
 QUIET = ServerConfig(address="127.0.0.1:0", heartbeat=0.05)
 
@@ -35,22 +35,6 @@ def kinds(events: Sequence[v1.ChatEvent]) -> list[str]:
     return [str(event.WhichOneof("kind")) for event in events]
 
 
-async def rest(call: Any) -> list[v1.ChatEvent]:
-    """What a call that is read message by message still brings."""
-    events = []
-    while (response := await call.read()) is not grpc.aio.EOF:
-        events.append(response.event)
-    return events
-
-
-def chat(house: House) -> Any:
-    """Chat as a client that sees headers when they come: grpc.aio's own unary call shows them with the response."""
-    method = house.channel.unary_stream(
-        "/agentsvc.v1.AgentService/Chat", response_deserializer=v1.ChatResponse.FromString
-    )
-    return method(v1.ChatRequest(agent_id="demo", message="hi").SerializeToString(), metadata=bearer(CALLER))
-
-
 def raw_stream(house: House, method: str, request: Any) -> Any:
     """A streaming call that leaves the responses as bytes."""
     return house.channel.unary_stream(f"/agentsvc.v1.AgentService/{method}")(
@@ -58,21 +42,9 @@ def raw_stream(house: House, method: str, request: Any) -> Any:
     )
 
 
-async def failing(request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent], None]:
-    yield [TextDelta("Hel")]
-    yield [ModelFailed(Error(Reason.PROVIDER_OVERLOADED, "openai is overloaded", "openai", True, 2.5))]
-
-
-class Gated:
-    """A model that says one word and then waits until it is let go."""
-
-    def __init__(self) -> None:
-        self.gate = asyncio.Event()
-
-    async def __call__(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent], None]:
-        yield [TextDelta("Hello")]
-        await self.gate.wait()
-        yield [TextDelta(" world"), FINISHED]
+async def get_run(house: House, run_id: str) -> v1.Run:
+    run: v1.Run = (await house.agents.GetRun(v1.GetRunRequest(run_id=run_id), metadata=bearer(CALLER))).run
+    return run
 
 
 async def test_an_answer_streams_from_run_started_to_run_finished(house: House) -> None:
@@ -103,24 +75,25 @@ async def test_the_end_tells_what_to_bill_and_how_long_we_took(house: House) -> 
 async def test_initial_metadata_names_the_run(house: House) -> None:
     call = house.agents.StreamChat(question(), metadata=bearer(CALLER))
     run_id = (await call.initial_metadata())["agentsvc-run-id"]
-    assert [response.event async for response in call][0].run_started.run_id == run_id
+    assert (await anext(aiter(call))).event.run_started.run_id == run_id
 
 
 async def test_a_failed_run_ends_with_its_error_in_band_and_in_the_status() -> None:
     async with open_house(failing) as house:
         call = house.agents.StreamChat(question(), metadata=bearer(CALLER))
-        events = []
-        with pytest.raises(grpc.aio.AioRpcError) as ended:
-            async for response in call:
-                events.append(response.event)
+        events, ended = await to_the_end(call)
         error = events[-1].run_finished.error
-        assert (error.reason, error.retryable, error.retry_after.ToMilliseconds()) == ("PROVIDER_OVERLOADED", True, 2500)
-        status = refusal(ended.value)
+        assert (error.reason, error.retryable, error.retry_after.ToMilliseconds()) == (
+            "PROVIDER_OVERLOADED",
+            True,
+            2500,
+        )
+        status = refusal(ended)
         assert (status.code, status.reason, status.message) == ("UNAVAILABLE", error.reason, error.message)
         assert status.metadata == {"retryable": "true", "provider": "openai"}
         assert status.trailers["grpc-retry-pushback-ms"] == "2500"
         assert status.trailers["agentsvc-run-id"] == events[0].run_started.run_id
-        run = (await house.agents.GetRun(v1.GetRunRequest(run_id=run_id_of(events)), metadata=bearer(CALLER))).run
+        run = await get_run(house, run_id_of(events))
         assert (run.state, run.partial_text, run.error.reason) == (v1.RUN_STATE_FAILED, "Hel", "PROVIDER_OVERLOADED")
 
 
@@ -145,7 +118,6 @@ async def test_cancel_run_ends_every_reader_with_cancelled_and_may_be_repeated()
         assert first == again
         assert (first.state, first.partial_text) == (v1.RUN_STATE_CANCELLED, "Hello")
         assert (await call.read()).event.run_finished.state == v1.RUN_STATE_CANCELLED
-        assert await call.read() is grpc.aio.EOF
         assert await call.code() is grpc.StatusCode.CANCELLED
 
 
@@ -200,6 +172,21 @@ async def test_a_cursor_that_is_not_kept_is_refused_with_the_oldest() -> None:
         assert int(gone.metadata["last_sequence"]) == whole.run.last_sequence
 
 
+async def test_a_reader_that_fell_off_the_cap_is_told_so_and_its_run_goes_on() -> None:
+    async def flood(request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent], None]:
+        yield [TextDelta("x" * 100) for _ in range(100)]
+        yield [TextDelta("end"), FINISHED]
+
+    async with open_house(flood, journal=JournalConfig(run_bytes=4096)) as house:
+        call = house.agents.StreamChat(question(), metadata=bearer(CALLER))
+        _, ended = await to_the_end(call)
+        assert (refusal(ended).code, refusal(ended).reason) == ("RESOURCE_EXHAUSTED", "SLOW_CONSUMER")
+        (run_id,) = (run_id for _, run_id in house.shelves.runs)
+        while (run := await get_run(house, run_id)).state == v1.RUN_STATE_RUNNING:
+            pass
+        assert (run.state, run.text) == (v1.RUN_STATE_COMPLETED, "x" * 10_000 + "end")
+
+
 async def test_silence_is_broken_by_heartbeats_that_repeat_the_last_sequence() -> None:
     async with open_house(script := Gated(), QUIET) as house:
         call = house.agents.StreamChat(question(), metadata=bearer(CALLER))
@@ -234,42 +221,6 @@ async def test_a_call_cancelled_in_silence_is_cancelled_and_not_taken_for_a_hear
             pass
         call.cancel()
         await asyncio.wait_for(house.model.left.wait(), 5)
-
-
-async def test_chat_returns_the_run_and_its_text(house: House) -> None:
-    call = house.agents.Chat(v1.ChatRequest(agent_id="demo", message="hi"), metadata=bearer(CALLER))
-    response = await call
-    assert response.text == response.run.text == "Hello world"
-    assert response.run.state == v1.RUN_STATE_COMPLETED
-    assert (await call.initial_metadata())["agentsvc-run-id"] == response.run.run_id
-    assert dict(await call.trailing_metadata())["agentsvc-output-tokens"] == "2"
-    assert not response.timings
-
-
-async def test_chat_sends_its_headers_once_the_run_is_admitted() -> None:
-    async with open_house(script := Gated()) as house:
-        call = chat(house)
-        assert (await call.initial_metadata())["agentsvc-run-id"]
-        assert not call.done()
-        script.gate.set()
-        assert (await call.read()).text == "Hello world"
-
-
-async def test_a_chat_that_is_given_up_cancels_its_run() -> None:
-    async with open_house(Gated()) as house:
-        call = chat(house)
-        await call.initial_metadata()
-        call.cancel()
-        await asyncio.wait_for(house.model.left.wait(), 5)
-
-
-async def test_a_chat_that_fails_is_a_status_and_getrun_has_the_rest() -> None:
-    async with open_house(failing) as house:
-        call = house.agents.Chat(v1.ChatRequest(agent_id="demo", message="hi"), metadata=bearer(CALLER))
-        failed = await refused(call)
-        assert (failed.code, failed.reason) == ("UNAVAILABLE", "PROVIDER_OVERLOADED")
-        request = v1.GetRunRequest(run_id=failed.trailers["agentsvc-run-id"])
-        assert (await house.agents.GetRun(request, metadata=bearer(CALLER))).run.partial_text == "Hel"
 
 
 async def test_the_same_request_id_joins_the_run(house: House) -> None:
@@ -330,9 +281,7 @@ async def test_a_busy_session_names_the_run_that_holds_it() -> None:
     async with open_house(script := Gated()) as house:
         call = house.agents.StreamChat(question(), metadata=bearer(CALLER))
         started = (await call.read()).event.run_started
-        busy = await refused(
-            house.agents.StreamChat(question(session_id=started.session_id), metadata=bearer(CALLER))
-        )
+        busy = await refused(house.agents.StreamChat(question(session_id=started.session_id), metadata=bearer(CALLER)))
         assert (busy.code, busy.reason, busy.metadata["run_id"]) == ("ABORTED", "SESSION_BUSY", started.run_id)
         assert busy.trailers["grpc-retry-pushback-ms"] == "1000"
         script.gate.set()
@@ -352,11 +301,31 @@ async def test_a_bug_of_ours_is_internal_and_shows_nothing(house: House, caplog:
 async def test_the_deadline_is_handed_to_the_run() -> None:
     async with open_house(Gated()) as house:
         call = house.agents.StreamChat(question(), metadata=bearer(CALLER), timeout=0.3)
-        with pytest.raises(grpc.aio.AioRpcError) as ended:
-            async for _ in call:
-                pass
-        assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        _, ended = await to_the_end(call)
+        assert ended.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await asyncio.wait_for(house.model.left.wait(), 5)
+
+
+async def test_a_subscribers_deadline_ends_that_reader_alone() -> None:
+    async with open_house(script := Gated()) as house:
+        call = house.agents.StreamChat(question(), metadata=bearer(CALLER))
+        run_id = (await call.read()).event.run_started.run_id
+        request = v1.SubscribeRunRequest(run_id=run_id)
+        _, ended = await to_the_end(house.agents.SubscribeRun(request, metadata=bearer(CALLER), timeout=0.2))
+        assert ended.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        script.gate.set()
+        assert (await rest(call))[-1].run_finished.state == v1.RUN_STATE_COMPLETED
+
+
+async def test_run_started_does_not_wait_for_the_model() -> None:
+    async def silent(request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent], None]:
+        await asyncio.Event().wait()
+        yield [FINISHED]
+
+    async with open_house(silent) as house:
+        call = house.agents.StreamChat(question(), metadata=bearer(CALLER))
+        assert (await call.read()).event.HasField("run_started")
+        call.cancel()
 
 
 async def test_what_is_not_built_yet_says_so(house: House) -> None:
@@ -367,7 +336,7 @@ async def test_what_is_not_built_yet_says_so(house: House) -> None:
 async def test_anothers_run_is_answered_as_one_that_never_was(house: House) -> None:
     run_id = run_id_of(await house.ask(options=going_on()))
 
-    async def answers(asked: str) -> list[str]:
+    async def answers(asked: str) -> list[tuple[Any, ...]]:
         calls = [
             house.agents.GetRun(v1.GetRunRequest(run_id=asked), metadata=bearer(STRANGER)),
             house.agents.CancelRun(v1.CancelRunRequest(run_id=asked), metadata=bearer(STRANGER)),
@@ -375,7 +344,7 @@ async def test_anothers_run_is_answered_as_one_that_never_was(house: House) -> N
             house.agents.StreamChat(question(session_id=asked), metadata=bearer(STRANGER)),
         ]
         found = [await refused(call) for call in calls]
-        return [str((f.code, f.message.replace(asked, "?"), f.reason, f.fields, f.metadata)) for f in found]
+        return [each.but_for(asked) for each in found]
 
     assert await answers(run_id) == await answers("run_0000")
     assert "RUN_NOT_FOUND" in (await answers(run_id))[0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2
@@ -22,11 +24,11 @@ KINDS = {
 }
 
 
-def trailers(status: RichStatus) -> dict[str, str | bytes]:
+def trailers(status: RichStatus) -> dict[str, Any]:
     return dict(status.trailing_metadata)
 
 
-def details(status: RichStatus) -> dict[str, object]:
+def details(status: RichStatus) -> dict[str, Any]:
     rich = Status.FromString(trailers(status)[DETAILS])
     assert (rich.code, rich.message) == (status.code.value[0], status.details)  # what clients' libraries check
     return {d.TypeName().rpartition(".")[2]: KINDS[d.TypeName()].FromString(d.value) for d in rich.details}
@@ -79,7 +81,9 @@ def test_refusals_nobody_retries_need_no_pushback(reason: Reason) -> None:
 
 
 def test_a_tenants_limit_names_whose_it_is() -> None:
-    failure = details(RichStatus(error(Reason.LIMIT_EXCEEDED, metadata={"subject": "tenant:acme"}), "r1"))["QuotaFailure"]
+    failure = details(RichStatus(error(Reason.LIMIT_EXCEEDED, metadata={"subject": "tenant:acme"}), "r1"))[
+        "QuotaFailure"
+    ]
     assert [(v.subject, v.description) for v in failure.violations] == [("tenant:acme", "what to do")]
 
 
@@ -91,7 +95,10 @@ def test_violations_name_their_fields_and_count_what_did_not_fit() -> None:
 
 
 def test_trailers_of_the_call_travel_beside_the_details() -> None:
-    assert trailers(RichStatus(error(Reason.CANCELLED), "r1", (("agentsvc-run-id", "run_1"),)))["agentsvc-run-id"] == "run_1"
+    assert (
+        trailers(RichStatus(error(Reason.CANCELLED), "r1", (("agentsvc-run-id", "run_1"),)))["agentsvc-run-id"]
+        == "run_1"
+    )
 
 
 wild = st.text(max_size=1500) | st.sampled_from(["漢" * 3000, "\x00" * 3000, "a" * 9000, "\ud800" * 900])
@@ -110,7 +117,9 @@ def test_no_error_is_too_big_or_too_odd_to_travel(
     status = RichStatus(
         error(reason, message, violations=tuple(violations), metadata=metadata, provider=provider), "r" * 128
     )
-    on_the_wire = sum(len(f"%{byte:02x}") if not 32 <= byte < 127 or byte == 37 else 1 for byte in status.details.encode())
+    on_the_wire = sum(
+        len(f"%{byte:02x}") if not 32 <= byte < 127 or byte == 37 else 1 for byte in status.details.encode()
+    )
     on_the_wire += (len(trailers(status)[DETAILS]) + 2) // 3 * 4
     assert on_the_wire <= LIMIT
     assert details(status)["ErrorInfo"].reason == reason

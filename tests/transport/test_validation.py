@@ -46,9 +46,14 @@ def test_bytes_that_are_no_request_are_refused_as_such(raw: bytes) -> None:
         parse(v1.StreamChatRequest, raw)
 
 
+def outcome(raw: bytes) -> Reason | None:
+    try:
+        parse(v1.StreamChatRequest, raw)
+    except AgentsvcError as refused:
+        return refused.reason
+    return None
+
+
 @given(st.binary(max_size=200))
 def test_random_bytes_are_a_valid_request_or_refused(raw: bytes) -> None:
-    try:
-        validate(parse(v1.StreamChatRequest, raw))
-    except AgentsvcError as refused:
-        assert refused.reason is Reason.INVALID_FIELD
+    assert outcome(raw) in {None, Reason.INVALID_FIELD}

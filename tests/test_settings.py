@@ -1,0 +1,226 @@
+"""Settings: what is said arrives where it belongs, and what is wrong is named together with what to write."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from agentsvc.engine.tools import tool
+from agentsvc.providers.dialect import Endpoint
+from agentsvc.providers.registry import PROVIDERS
+from agentsvc.settings import DEV_DATABASE_URL, Settings, SettingsError, is_loopback
+from agentsvc.telemetry.log import LogFormat
+
+
+@tool
+async def a_tool() -> str:
+    """A tool of the operator's."""
+    return "done"
+
+
+not_a_tool = a_tool.function
+
+
+def problems(environ: dict[str, str], *, dev: bool = False) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as told:
+        Settings.load(environ, dev=dev)
+    return told.value.problems
+
+
+def test_an_empty_environment_is_enough():
+    assert Settings.load({}) == Settings()
+
+
+def test_the_defaults_keep_to_this_machine():
+    settings = Settings.load({})
+    assert settings.server.address == "127.0.0.1:50051"
+    assert settings.storage.url == "sqlite:///agentsvc.db"
+    assert not settings.server.plaintext
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "path", "read"),
+    [
+        ("AGENTSVC_GRPC_ADDRESS", "127.0.0.1:0", "server.address", "127.0.0.1:0"),
+        ("AGENTSVC_HEARTBEAT_INTERVAL", "0.05", "server.heartbeat", 0.05),
+        ("AGENTSVC_REFLECTION", "off", "server.reflection", False),
+        ("AGENTSVC_DATABASE_URL", "sqlite:///other.db", "storage.url", "sqlite:///other.db"),
+        ("AGENTSVC_SECRET_KEY", "0123456789abcdef", "storage.secret_key", "0123456789abcdef"),
+        ("AGENTSVC_STORAGE__POOL_SIZE", "3", "storage.pool_size", 3),
+        ("AGENTSVC_JOURNAL__RUN_BYTES", "1048576", "journal.run_bytes", 1 << 20),
+        ("AGENTSVC_JOURNAL__RETENTION", "0", "journal.retention", 0.0),
+        ("AGENTSVC_RUNS__MAX_RUN_TIME", "60", "runs.max_run_time", 60.0),
+        ("AGENTSVC_POOL__FIRST_TOKEN_TIMEOUT", "5", "pool.first_token_timeout", 5.0),
+        ("AGENTSVC_POOL__IDLE_TIMEOUT", "7.5", "pool.idle_timeout", 7.5),
+        ("AGENTSVC_POOL__RETRY__MAX_RETRIES", "0", "pool.retry.max_retries", 0),
+        ("AGENTSVC_LOG__FORMAT", "json", "log.format", LogFormat.JSON),
+        ("AGENTSVC_SHUTDOWN_GRACE", "1", "shutdown_grace", 1.0),
+    ],
+)
+def test_a_variable_arrives_in_the_room_it_is_meant_for(name: str, value: str, path: str, read: object):
+    found: object = Settings.load({name: value})
+    for step in path.split("."):
+        found = getattr(found, step)
+    assert found == read
+
+
+def test_the_file_has_the_same_names_and_the_environment_wins(tmp_path: Path):
+    file = tmp_path / "agentsvc.toml"
+    file.write_text('grpc_address = "127.0.0.1:1"\n[journal]\nrun_bytes = 1\nretention = 2.0\n')
+    settings = Settings.load({"AGENTSVC_CONFIG": str(file), "AGENTSVC_JOURNAL__RUN_BYTES": "3"})
+    assert settings.server.address == "127.0.0.1:1"
+    assert (settings.journal.run_bytes, settings.journal.retention) == (3, 2.0)
+
+
+def test_an_empty_variable_is_an_unset_one():
+    assert Settings.load({"AGENTSVC_REDIS_URL": "", "AGENTSVC_TOOLS": "", "OPENAI_API_KEY": ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"AGENTSVC_GRPC_ADRESS": "x"}, "AGENTSVC_GRPC_ADRESS is not a setting: did you mean AGENTSVC_GRPC_ADDRESS?"),
+        ({"AGENTSVC_STORAGE__URL": "x"}, "AGENTSVC_STORAGE__URL is not a setting: did you mean"),
+        ({"AGENTSVC_JOURNAL": "{}"}, "AGENTSVC_JOURNAL is not a setting: did you mean"),
+        ({"AGENTSVC_GRPC_ADDRESS": "50051"}, "'50051': write host:port, for example 127.0.0.1:50051."),
+        ({"AGENTSVC_GRPC_ADDRESS": "127.0.0.1:70000"}, "write host:port"),
+        ({"AGENTSVC_JOURNAL__RUN_BYTES": "8MiB"}, "'8MiB': write a whole number, for example 8388608."),
+        (
+            {"AGENTSVC_JOURNAL__RUN_BYTES": "-1"},
+            "AGENTSVC_JOURNAL__RUN_BYTES is -1: write a number that is more than 0.",
+        ),
+        ({"AGENTSVC_JOURNAL__RETENTION": "-1"}, "write a number that is 0 or more."),
+        ({"AGENTSVC_RUNS__MAX_RUN_TIME": "nan"}, "AGENTSVC_RUNS__MAX_RUN_TIME is nan: write a number"),
+        ({"AGENTSVC_POOL__IDLE_TIMEOUT": "soon"}, "'soon': write a number, for example 60.0."),
+        ({"AGENTSVC_REFLECTION": "maybe"}, "'maybe': write on or off."),
+        ({"AGENTSVC_LOG__LEVEL": "loud"}, "write 'debug', 'info', 'warning' or 'error'."),
+        ({"AGENTSVC_GRPC_PLAINTEXT": "yes"}, "write 'loopback' or 'allow'."),
+        ({"AGENTSVC_DATABASE_URL": "mysql://root:hunter2@db/x"}, "must begin with sqlite:///, or postgresql://"),
+        ({"AGENTSVC_SECRET_KEY": "short"}, "AGENTSVC_SECRET_KEY must have at least 16 characters"),
+        ({"AGENTSVC_REDIS_URL": "redis://x"}, "AGENTSVC_REDIS_URL is set, but"),
+        ({"AGENTSVC_CONFIG": "/no/such.toml"}, "AGENTSVC_CONFIG names '/no/such.toml', which cannot be read"),
+        ({"AGENTSVC_GRPC_ADDRESS": "0.0.0.0:50051"}, "AGENTSVC_GRPC_PLAINTEXT=allow"),
+        ({"AGENTSVC_TLS__CERTIFICATE": __file__}, "set both or none"),
+        ({"AGENTSVC_TLS__CLIENT_CA": __file__}, "AGENTSVC_TLS__CLIENT_CA needs"),
+        ({"AGENTSVC_TLS__CERTIFICATE": "/no/c", "AGENTSVC_TLS__KEY": __file__}, "names '/no/c', which is not a file"),
+        ({"AGENTSVC_DEV_TOKEN": "x"}, "AGENTSVC_DEV_TOKEN is for `agentsvc serve --dev` only"),
+        ({"OPENAI_BASE_URL": "api.openai.com"}, "OPENAI_BASE_URL is 'api.openai.com': write an address"),
+        ({"OPENAI_API_KEY": "two words"}, "OPENAI_API_KEY is not usable"),
+        ({"OPENAI_API_KEY": "schlüssel"}, "OPENAI_API_KEY is not usable"),
+    ],
+)
+def test_a_wrong_setting_is_told_by_name_with_what_to_write(environ: dict[str, str], told: str):
+    assert [problem for problem in problems(environ) if told in problem]
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    wrong = {"AGENTSVC_NONSENSE": "1", "AGENTSVC_REFLECTION": "maybe", "OPENAI_BASE_URL": "x"}
+    assert [problem.split()[0] for problem in problems(wrong)] == list(wrong)
+
+
+@pytest.mark.parametrize("name", ["AGENTSVC_DATABASE_URL", "AGENTSVC_SECRET_KEY", "OPENAI_API_KEY"])
+def test_a_secret_is_never_repeated(name: str):
+    assert "hunter2" not in "".join(problems({name: "hunter2 ü"} | {"AGENTSVC_X": "1"}))
+    assert "hunter2hunter2hunter2" not in repr(Settings.load({"OPENAI_API_KEY": "hunter2hunter2hunter2"}))
+
+
+def test_a_typing_error_in_the_file_is_told_with_the_file(tmp_path: Path):
+    file = tmp_path / "agentsvc.toml"
+    file.write_text("[journal]\nrun_byte = 1\n")
+    assert problems({"AGENTSVC_CONFIG": str(file)}) == (
+        f"AGENTSVC_JOURNAL__RUN_BYTE (in {file}) is not a setting: did you mean AGENTSVC_JOURNAL__RUN_BYTES?",
+    )
+
+
+def test_what_kubernetes_says_about_a_service_of_our_name_is_no_setting():
+    links = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_50051_TCP", "PORT_50051_TCP_ADDR")
+    assert Settings.load({f"AGENTSVC_{link}": "10.0.0.1" for link in links}) == Settings()
+
+
+def test_beyond_loopback_with_tls_or_with_plaintext_asked_for(tmp_path: Path):
+    open_to_all = {"AGENTSVC_GRPC_ADDRESS": "0.0.0.0:50051"}
+    assert Settings.load(open_to_all | {"AGENTSVC_GRPC_PLAINTEXT": "allow"}).server.plaintext
+    pem = tmp_path / "pem"
+    pem.touch()
+    tls = Settings.load(open_to_all | {"AGENTSVC_TLS__CERTIFICATE": str(pem), "AGENTSVC_TLS__KEY": str(pem)}).server.tls
+    assert tls is not None
+    assert (tls.certificate, tls.key, tls.client_ca) == (pem, pem, None)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.1.2.3:1", True),
+        ("localhost:1", True),
+        ("[::1]:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.1:1", False),
+        ("127.0.0.1.example.com:1", False),
+    ],
+)
+def test_loopback_is_what_only_this_machine_reaches(address: str, *, expected: bool):
+    assert is_loopback(address) is expected
+
+
+class TestDev:
+    def test_it_keeps_its_own_file(self):
+        assert Settings.load({}, dev=True).storage.url == DEV_DATABASE_URL
+
+    def test_its_token_can_be_set(self):
+        assert Settings.load({"AGENTSVC_DEV_TOKEN": "abc"}, dev=True).dev_token == "abc"
+
+    def test_its_token_must_fit_into_a_header(self):
+        (problem,) = problems({"AGENTSVC_DEV_TOKEN": "two words"}, dev=True)
+        assert problem.startswith("AGENTSVC_DEV_TOKEN is not usable")
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("AGENTSVC_GRPC_ADDRESS", "0.0.0.0:50051"),
+            ("AGENTSVC_HTTP_ADDRESS", "0.0.0.0:8080"),
+            ("AGENTSVC_DATABASE_URL", "sqlite:///agentsvc.db"),
+            ("AGENTSVC_DATABASE_URL", "postgresql://db/x"),
+        ],
+    )
+    def test_it_never_leaves_this_machine_nor_touches_real_data(self, name: str, value: str):
+        (problem,) = problems({name: value, "AGENTSVC_GRPC_PLAINTEXT": "allow"}, dev=True)
+        assert problem.startswith(name)
+        assert "drop --dev" in problem
+
+
+class TestProviders:
+    @pytest.mark.parametrize("provider", PROVIDERS.values(), ids=PROVIDERS)
+    def test_each_is_configured_by_its_vendors_own_names(self, provider):
+        environ = {provider.key_env[0]: "the-key\n", provider.base_url_env[0]: "https://llm.example.com/v1/"}
+        endpoint = Settings.load(environ).endpoints[provider.name]
+        assert (endpoint.api_key, endpoint.base_url) == ("the-key", "https://llm.example.com/v1")
+
+    def test_the_first_name_that_is_set_wins(self):
+        environ = {"ANTHROPIC_API_KEY": "theirs", "CLAUDE_API_KEY": "its-own"}
+        endpoints = Settings.load(environ).endpoints
+        assert (endpoints["anthropic"].api_key, endpoints["claude"].api_key) == ("theirs", "its-own")
+        assert Settings.load({"ANTHROPIC_API_KEY": "theirs"}).endpoints["claude"].api_key == "theirs"
+
+    def test_further_settings_of_a_vendor_come_along(self):
+        environ = {"OPENAI_API_KEY": "k", "OPENAI_ORG_ID": "org-1"}
+        assert Settings.load(environ).endpoints == {"openai": Endpoint("", "k", {"organization": "org-1"})}
+
+
+class TestTools:
+    def test_they_are_imported_by_name(self):
+        name = f"{__name__}:a_tool"
+        assert dataclasses.replace(Settings(), tools=(name,)).load_tools() == (a_tool,)
+
+    def test_the_list_may_have_spaces(self):
+        assert Settings.load({"AGENTSVC_TOOLS": "a:b, c:d,"}).tools == ("a:b", "c:d")
+
+    @pytest.mark.parametrize(
+        "name", ["no.such.module:x", "agentsvc:nothing", "agentsvc", ":", f"{__name__}:not_a_tool"]
+    )
+    def test_what_is_no_tool_is_named(self, name: str):
+        with pytest.raises(SettingsError, match=f"AGENTSVC_TOOLS names '{name}'"):
+            dataclasses.replace(Settings(), tools=(name,)).load_tools()
