@@ -161,7 +161,7 @@ def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, Endpoint]]:
         _, key = _first(environ, provider.key_env)
         _, url = _first(environ, provider.base_url_env)
         extra = {
-            name: environ[variable].strip() for name, variable in provider.extra_env.items() if variable in environ
+            name: value for name, variables in provider.extra_env.items() if (value := _first(environ, variables)[1])
         }
         if key or url or extra:
             yield provider.name, Endpoint(url.rstrip("/"), key, extra)

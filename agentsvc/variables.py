@@ -72,6 +72,7 @@ class StorageGroup(_Group):
     pool_size: int = DEFAULT_STORAGE.pool_size
     timeout: float = DEFAULT_STORAGE.timeout
     batch_window: float = DEFAULT_STORAGE.batch_window
+    start_window: float = DEFAULT_STORAGE.start_window
     backlog_bytes: int = DEFAULT_STORAGE.backlog_bytes
     poll_interval: float = DEFAULT_STORAGE.poll_interval
     lease: float = DEFAULT_STORAGE.lease

@@ -50,7 +50,7 @@ def _complaint(stored: Row, new: Row | None) -> str:
     if new is None or new.ratio is None:
         return f"{figure.title}: not measured"
     if not new.valid:
-        return f"{figure.title}: cannot be judged, upstream and load client were idle for {new.idle:.0%} only"
+        return f"{figure.title}: cannot be judged, load client idle for {new.idle:.0%}, others on a core for {new.foreign:.0%}"
     bound, ratio = limit(figure, stored.ratio), new.ratio.median
     if figure.meets(bound, ratio):
         return ""

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 MIN_IDLE: Final = 0.30  # of the upstream's and load client's core; with less it is they who are measured
+MAX_FOREIGN: Final = 0.25  # of either core; with more it is the neighbours who are measured
 
 
 class Better(StrEnum):

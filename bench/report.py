@@ -13,10 +13,10 @@ from typing import Final
 
 import msgspec
 
-from bench.figures import FIGURES, MIN_IDLE, Better, Figure, Judged
+from bench.figures import FIGURES, MAX_FOREIGN, MIN_IDLE, Better, Figure, Judged
 from bench.processes import Usage
 
-DISTURBED: Final = 0.05  # share of a core that others used; more is said beside the figure
+MENTIONED: Final = 0.05  # share of a core that others used, from which on it is said beside the figure
 
 _LIBRARIES = ("grpcio", "aiohttp", "uvloop", "msgspec", "protobuf", "sqlalchemy", "aiosqlite")
 
@@ -54,8 +54,10 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def valid(self) -> bool:
-        """Whether upstream and load client had time to spare, so that it was the service that was measured."""
-        return self.idle >= MIN_IDLE
+        """Whether upstream and load client had time to spare and strangers kept away, so that it was the service that
+        was measured.
+        """
+        return self.idle >= MIN_IDLE and self.foreign <= MAX_FOREIGN
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -147,7 +149,7 @@ def table(result: Result) -> str:
             _bound(figure, figure.must),
             _bound(figure, figure.aim),
             verdict(figure, row) if row.valid else "INVALID",
-            f"{row.idle:.0%}" + (f" ({row.foreign:.0%} used by others)" if row.foreign > DISTURBED else ""),
+            f"{row.idle:.0%}" + (f" ({row.foreign:.0%} used by others)" if row.foreign > MENTIONED else ""),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -165,7 +167,8 @@ Made by `make bench`; [bench/README.md](../bench/README.md) says how it is measu
 ![The service beside the bare pipeline](bench.svg)
 
 Median of the repetitions, least and most in brackets. Ratio: service to bare pipeline, each repetition for itself. Idle: the
-least share of the time in which upstream and load client left their core free; a figure with less than {MIN_IDLE:.0%} is invalid.
+least share of the time in which upstream and load client left their core free; a figure with less than {MIN_IDLE:.0%}, or with
+more than {MAX_FOREIGN:.0%} of a core used by others, is invalid.
 
 {table(result)}
 

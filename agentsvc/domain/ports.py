@@ -51,9 +51,13 @@ class Capabilities:
 
 
 class ChatModel(Protocol):
-    """One provider endpoint bound to its key: asks a model, yields its answer while it is produced."""
+    """One provider endpoint bound to its key: asks a model, yields its answer while it is produced.
+
+    ``default_model`` is the model to ask for when nobody names one; empty where the provider has none.
+    """
 
     provider: str
+    default_model: str
     capabilities: Capabilities
 
     def stream(self, request: ModelRequest, timeline: Timeline) -> AsyncGenerator[Sequence[ModelEvent], None]:

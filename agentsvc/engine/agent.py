@@ -60,7 +60,7 @@ class Agent:
     ) -> None:
         self.history: tuple[Message, ...] = ()
         self._model = model
-        self._name = model_name
+        self._name = model_name or model.default_model
         self._instructions = instructions
         self._tools = Toolset.of(tools)
         self._generation = generation or GenerationOptions()

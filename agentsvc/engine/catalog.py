@@ -70,7 +70,10 @@ class Catalog:
                 raise invalid_field(
                     "options.provider", "this agent has an endpoint of its own and cannot be sent to another provider"
                 )
-            return self._models.bind(LLMConfig(options.provider, options.model))
+            try:
+                return self._models.bind(LLMConfig(options.provider, options.model))
+            except AgentsvcError as error:
+                raise _said_in("options.", error) from error
         return prepared.model, options.model or prepared.model_name
 
     def forget(self, tenant_id: str = "", agent_id: str = "") -> None:
@@ -123,7 +126,16 @@ class Catalog:
         except AgentsvcError as error:
             # Its key may be set later, with a restart; everything else is the caller's to mend now.
             if error.reason is not Reason.PROVIDER_NOT_CONFIGURED:
-                raise
+                raise _said_in("agent.llm_config.", error) from error
+
+
+def _said_in(place: str, error: AgentsvcError) -> AgentsvcError:
+    """The error under the names that the caller's request has for the fields of an LLMConfig."""
+    match error.error.violations:
+        case (violation,):
+            return invalid_field(place + violation.field.removeprefix("llm_config."), violation.description)
+        case _:
+            return error
 
 
 def _not_found(agent_id: str) -> AgentsvcError:

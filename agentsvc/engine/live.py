@@ -190,11 +190,10 @@ class Live:
             ending = Ending(RunState.BUDGET_EXCEEDED, budget_kind=limit.kind)
         except AgentsvcError as error:
             ending = Ending(RunState.FAILED, self._final(error.error))
-        except asyncio.CancelledError:
-            if self._cause is None and asyncio.current_task().cancelling():  # type: ignore[union-attr] # we are in one
+        except BaseException as bug:  # the outermost edge of a run: whatever it is, it ends in order and is logged once
+            cancelled = isinstance(bug, asyncio.CancelledError) and asyncio.current_task().cancelling()  # type: ignore[union-attr] # we are in one
+            if cancelled and self._cause is None:
                 raise  # the loop is being torn down: nobody is left to tell
-            ending = self._bug()
-        except Exception:  # the outermost edge of a run: a bug of ours ends it in order and is logged once
             ending = self._bug()
         # Whatever a cancelled library made of it on its way out: the one who stopped the run said why.
         self._settle(self._cause or ending)

@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -20,7 +20,7 @@ from agentsvc.domain.messages import FinishReason, ProviderState, Usage
 from agentsvc.providers.calls import CallAssembly
 from agentsvc.providers.deltas import Deltas
 from agentsvc.providers.errors import MalformedStreamError, Vendor
-from agentsvc.providers.sse import MIB, EventStream
+from agentsvc.providers.sse import MIB
 
 Chunk = TypeVar("Chunk")
 
@@ -122,12 +122,23 @@ class Answer(ABC, Generic[Chunk]):
             self.malformed("it is not the JSON of an answer")
 
 
+class Framing(Protocol):
+    """Where a stream's events begin and end: ``sse.EventStream``, ``ndjson.JSONLines``."""
+
+    broken: str
+
+    @property
+    def stray(self) -> bytes: ...
+    def feed(self, chunk: bytes) -> list[bytes]: ...
+    def close(self) -> list[bytes]: ...
+
+
 class StreamDecoder(Generic[Chunk]):
-    """A ``Decoder`` for ``text/event-stream``."""
+    """A ``Decoder`` for a stream of JSON texts."""
 
     __slots__ = ("_answer", "_decode", "_events", "_terminal")
 
-    def __init__(self, answer: Answer[Chunk], events: EventStream) -> None:
+    def __init__(self, answer: Answer[Chunk], events: Framing) -> None:
         self._answer = answer
         self._events = events
         self._decode = answer.chunks.decode

@@ -6,20 +6,22 @@ with its address, its key's name and its accent. ``client.py`` is the only file 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
-from agentsvc.domain.errors import Error
+from agentsvc.domain.errors import Error, Reason
 from agentsvc.domain.events import ModelEvent
 from agentsvc.domain.ports import Capabilities, ModelRequest
+from agentsvc.providers.errors import Vendor
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a provider is reached and with which key. ``base_url`` is what the vendor's own SDK takes, no trailing slash.
 
-    ``extra`` holds further settings of the provider (``api_version`` of Azure, ``organization`` of OpenAI, ...).
+    ``extra`` holds further settings of the provider (``api_version`` of Azure, ``organization`` of OpenAI, ...); ``model``
+    among them is the default model of whoever set the endpoint up.
     """
 
     base_url: str
@@ -63,7 +65,7 @@ class Dialect(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the format; also the vendor of the provider state it writes and takes back."""
+        """Of the format. Provider state is marked with it, or, where each vendor has a form of its own, with the vendor."""
         ...
 
     def encode(self, request: ModelRequest, endpoint: Endpoint) -> HttpRequest:
@@ -92,7 +94,7 @@ class Provider:
     """A vendor. What it needs to be configured is said by ``key_env`` / ``base_url_env`` (the first set name counts).
 
     ``base_url`` is the public default, empty where the operator must say it (Azure, Huawei). ``needs_key`` is False for
-    Ollama and the like.
+    Ollama and the like. ``extra_env``: ``Endpoint.extra`` name -> environment variables, the first set one counts.
     """
 
     name: str
@@ -103,4 +105,40 @@ class Provider:
     needs_key: bool = True
     default_model: str = ""
     capabilities: Capabilities = Capabilities()
-    extra_env: Mapping[str, str] = field(default_factory=dict)  # Endpoint.extra name -> environment variable
+    extra_env: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        title: str,
+        dialect: Callable[[Vendor], Dialect],
+        *,
+        base_url: str = "",
+        key_env: tuple[str, ...] = (),
+        base_url_env: tuple[str, ...] = (),
+        needs_key: bool = True,
+        default_model: str = "",
+        capabilities: Capabilities | None = None,
+        extra_env: Mapping[str, tuple[str, ...]] | None = None,
+        codes: Mapping[str, Reason] | None = None,
+    ) -> Self:
+        """A provider under the rule for settings: ``<NAME>_API_KEY`` and ``<NAME>_BASE_URL``, then the vendor's own names.
+
+        ``title`` is its name for people, ``codes`` its own error codes where the common tables do not know them.
+        """
+        prefix = name.upper().replace("-", "_")
+        keys = tuple(dict.fromkeys((f"{prefix}_API_KEY", *key_env)))
+        urls = tuple(dict.fromkeys((f"{prefix}_BASE_URL", *base_url_env)))
+        vendor = Vendor(name, title, " or ".join(keys), " or ".join(urls), codes or {})
+        return cls(
+            name=name,
+            dialect=dialect(vendor),
+            base_url=base_url,
+            key_env=keys,
+            base_url_env=urls,
+            needs_key=needs_key,
+            default_model=default_model,
+            capabilities=capabilities or Capabilities(),
+            extra_env=extra_env or {},
+        )

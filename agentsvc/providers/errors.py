@@ -50,6 +50,15 @@ class Vendor:
         )
         return Error(reason, message, self.provider, reason.retryable)
 
+    def halted(self, word: str, *, retryable: bool = False) -> Error:
+        """The model gave up with a finish reason of its own, ``word``: asking again the same way rarely helps."""
+        error = self.error(Reason.PROVIDER_SERVER_ERROR)
+        return replace(error, retryable=retryable, metadata={"provider_code": word})
+
+    def knowing(self, codes: Mapping[str, Reason]) -> Vendor:
+        """This vendor, reading the codes of a format as well; its own count first."""
+        return replace(self, codes={**codes, **self.codes})
+
     def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Error:
         """The meaning of an HTTP answer that is not 200. ``headers`` have lower-case names."""
         complaint = Complaint.read(body)
@@ -180,11 +189,13 @@ _WORD_KEYS = frozenset({"code", "type", "status", "status_code", "error_code", "
 _TEXT_KEYS = frozenset({"message", "error", "detail", "error_msg", "raw", "msg"})
 _SAFE_CODE = re.compile(r"[a-z]{2,24}(?:_[a-z]{2,24}){1,4}|[1-9][0-9]{0,5}")
 
-# Phrases of OpenAI, Anthropic, DeepSeek, Ollama, Perplexity, Gemini, Mistral, vLLM and llama.cpp, in that order.
+# Phrases of OpenAI, Anthropic, DeepSeek, Ollama, Perplexity, Gemini, Mistral, vLLM, llama.cpp, DashScope and Cohere,
+# in that order.
 _TOO_LONG = re.compile(
     r"maximum context length|prompt is too long|exceed(?:s|ed)? (?:the )?(?:max(?:imum)? )?context|prompt too long"
     r"|total length of all messages is too long|input token count|too large for model with .* maximum context"
     r"|exceeds (?:the )?(?:available )?context size|context length exceeded|reduce the length of the (?:messages|input|prompt)"
+    r"|range of input length|too many tokens: (?:total number|size limit)"
 )
 _CLEAR_WORDS: Mapping[str, Reason] = {
     "context_length_exceeded": Reason.CONTEXT_LENGTH,
@@ -219,6 +230,19 @@ _CLEAR_WORDS: Mapping[str, Reason] = {
     "overloaded": Reason.PROVIDER_OVERLOADED,
     "unavailable": Reason.PROVIDER_OVERLOADED,
     "service_unavailable": Reason.PROVIDER_OVERLOADED,
+    # DashScope, whose errors in a stream have their HTTP status in a comment only.
+    "invalidapikey": Reason.PROVIDER_AUTH,
+    "arrearage": Reason.PROVIDER_QUOTA,
+    "accessdenied": Reason.PROVIDER_PERMISSION,
+    "model.accessdenied": Reason.PROVIDER_PERMISSION,
+    "modelnotfound": Reason.PROVIDER_NOT_FOUND,
+    "datainspectionfailed": Reason.CONTENT_FILTER,
+    "data_inspection_failed": Reason.CONTENT_FILTER,
+    "throttling": Reason.PROVIDER_RATE_LIMIT,
+    "throttling.ratequota": Reason.PROVIDER_RATE_LIMIT,
+    "throttling.burstrate": Reason.PROVIDER_RATE_LIMIT,
+    "throttling.allocationquota": Reason.PROVIDER_RATE_LIMIT,
+    "modelservingerror": Reason.PROVIDER_OVERLOADED,
 }
 _STATUSES: Mapping[int, Reason] = {
     **dict.fromkeys((301, 302, 303, 307, 308, 404, 405, 410), Reason.PROVIDER_NOT_FOUND),
@@ -237,6 +261,21 @@ _VAGUE_WORDS: Mapping[str, Reason] = {
     "badrequesterror": Reason.PROVIDER_INVALID_REQUEST,
     "bad_request": Reason.PROVIDER_INVALID_REQUEST,
     "request_too_large": Reason.PROVIDER_INVALID_REQUEST,
+    "invalidparameter": Reason.PROVIDER_INVALID_REQUEST,
+    "invalid_prompt": Reason.PROVIDER_INVALID_REQUEST,
+}
+# Of the old Qianfan API, whose errors come with HTTP 200. cloud.baidu.com/doc/WENXINWORKSHOP/s/tlmyncueh
+QIANFAN_V1: Mapping[str, Reason] = {
+    **dict.fromkeys(("1", "15", "336000"), Reason.PROVIDER_SERVER_ERROR),  # 15: no such app, for a moment
+    **dict.fromkeys(("2", "336100"), Reason.PROVIDER_OVERLOADED),
+    "3": Reason.PROVIDER_NOT_FOUND,
+    **dict.fromkeys(("4", "18", "336501", "336502"), Reason.PROVIDER_RATE_LIMIT),
+    "6": Reason.PROVIDER_PERMISSION,
+    **dict.fromkeys(("13", "14", "100", "110", "111"), Reason.PROVIDER_AUTH),
+    **dict.fromkeys(("17", "19", "336503"), Reason.PROVIDER_QUOTA),
+    **dict.fromkeys((str(code) for code in range(336001, 336008)), Reason.PROVIDER_INVALID_REQUEST),
+    "336103": Reason.CONTEXT_LENGTH,
+    "336104": Reason.PROVIDER_INVALID_REQUEST,
 }
 _MESSAGES: Mapping[Reason, str] = {
     Reason.PROVIDER_AUTH: "{vendor} refused the key{where}: check {key}.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import aiohttp
@@ -18,6 +19,7 @@ from agentsvc.providers.dialect import Decoder, Endpoint, Provider
 from agentsvc.providers.exchange import Exchange
 from agentsvc.providers.played import PlayedModel
 from agentsvc.providers.pool import PoolConfig, PoolStats
+from agentsvc.providers.registry import installed
 from agentsvc.providers.resolver import check_public_url
 
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson"})
@@ -33,6 +35,7 @@ class BoundModel:
 
     def __init__(self, provider: Provider, endpoint: Endpoint, client: ProviderClient, *, setting: str) -> None:
         self.provider = provider.name
+        self.default_model = endpoint.extra.get("model") or provider.default_model
         self.capabilities = provider.capabilities
         self._dialect = provider.dialect
         self.endpoint = endpoint
@@ -104,17 +107,18 @@ class Providers:
             AgentsvcError: INVALID_FIELD (unknown provider, no model named and no default, an address or a key that an
                 agent must not have), PROVIDER_NOT_CONFIGURED (names the environment variable to set).
         """
-        provider = self._registry.get(config.provider)
-        if provider is None:
-            known = ", ".join(sorted(self._registry))
-            raise invalid_field("llm_config.provider", f"{config.provider!r} is not a provider; known are {known}")
-        model = config.model or provider.default_model
+        provider = _known(self._registry, config.provider, "llm_config.provider")
+        own = config.base_url or config.api_key
+        endpoint = self._agents_own(provider, config) if own else self._endpoint(provider)
+        model = config.model or endpoint.extra.get("model") or provider.default_model
         if not model:
             raise invalid_field("llm_config.model", f"{provider.name} has no default model: name one")
-        if config.base_url or config.api_key:
-            return self._agents_own(provider, config), model
+        if config.base_url:
+            return BoundModel(provider, endpoint, self._client(_AGENTS), setting="llm_config.base_url"), model
+        if own:
+            return self._bind(provider, endpoint), model
         if provider.name not in self._bound:
-            self._bound[provider.name] = self._operators(provider)
+            self._bound[provider.name] = self._bind(provider, endpoint)
         return self._bound[provider.name], model
 
     def stats(self) -> Mapping[str, PoolStats]:
@@ -135,30 +139,25 @@ class Providers:
         """Closes all connections."""
         await asyncio.gather(*(client.close() for client in self._clients.values()))
 
-    def _operators(self, provider: Provider) -> ChatModel:
-        endpoint = self._endpoint(provider)
-        if provider.name == _MOCK and not endpoint.base_url:
+    def _bind(self, provider: Provider, endpoint: Endpoint) -> ChatModel:
+        """A model at the operator's address, or at the provider's public one."""
+        if _is_played(provider, endpoint):
             return PlayedModel(provider, self._config)
-        missing = [*provider.key_env[:1]] if provider.needs_key and not endpoint.api_key else []
-        if not endpoint.base_url:
-            missing += provider.base_url_env[:1]
-        if missing:
+        if missing := _missing(provider, endpoint, (*provider.key_env, "its key")[0], _setting(provider)):
             raise AgentsvcError(
                 Reason.PROVIDER_NOT_CONFIGURED,
-                f"{provider.name} is not configured: set {' and '.join(missing)} for the service.",
+                f"{provider.name} is not configured: set {missing} for the service.",
                 provider=provider.name,
             )
         return BoundModel(provider, endpoint, self._client(provider.name), setting=_setting(provider))
 
-    def _agents_own(self, provider: Provider, config: LLMConfig) -> ChatModel:
+    def _agents_own(self, provider: Provider, config: LLMConfig) -> Endpoint:
         if not (config.api_key.isascii() and config.api_key.isprintable()):
             raise invalid_field("llm_config.api_key", "must be one line of printable ASCII, as headers are")
         if not config.base_url:
-            endpoint = Endpoint(self._endpoint(provider).base_url, config.api_key)
-            return BoundModel(provider, endpoint, self._client(provider.name), setting=_setting(provider))
+            return Endpoint(self._endpoint(provider).base_url, config.api_key)
         check_public_url(config.base_url, "llm_config.base_url")
-        endpoint = Endpoint(config.base_url.rstrip("/"), config.api_key)
-        return BoundModel(provider, endpoint, self._client(_AGENTS), setting="llm_config.base_url")
+        return Endpoint(config.base_url.rstrip("/"), config.api_key)
 
     def _endpoint(self, provider: Provider) -> Endpoint:
         endpoint = self._endpoints.get(provider.name, Endpoint(""))
@@ -168,6 +167,53 @@ class Providers:
         if name not in self._clients:
             self._clients[name] = ProviderClient(self._config, public_only=name == _AGENTS)
         return self._clients[name]
+
+
+@asynccontextmanager
+async def connect(
+    provider: str | Provider,
+    *,
+    api_key: str = "",
+    base_url: str = "",
+    extra: Mapping[str, str] | None = None,
+    config: PoolConfig | None = None,
+) -> AsyncGenerator[ChatModel, None]:
+    """A provider's model in your own process: ``async with connect("openai", api_key=...) as model``.
+
+    ``provider`` is the id of one that is installed, or one of your own. ``base_url`` empty: the provider's public address.
+    ``extra``: see ``Endpoint``. Nothing is read from the environment; leaving the block closes the connections.
+
+    Raises:
+        AgentsvcError: INVALID_FIELD (no such provider), PROVIDER_NOT_CONFIGURED (names the argument that is missing).
+    """
+    found = provider if isinstance(provider, Provider) else _known(installed(), provider, "provider")
+    endpoint = Endpoint((base_url or found.base_url).rstrip("/"), api_key, extra or {})
+    config = config or PoolConfig()
+    if _is_played(found, endpoint):
+        yield PlayedModel(found, config)
+        return
+    if missing := _missing(found, endpoint, "api_key", "base_url"):
+        raise AgentsvcError(
+            Reason.PROVIDER_NOT_CONFIGURED, f"connect({found.name!r}) needs {missing}.", provider=found.name
+        )
+    async with ProviderClient(config) as client:
+        yield BoundModel(found, endpoint, client, setting="base_url")
+
+
+def _known(registry: Mapping[str, Provider], name: str, field: str) -> Provider:
+    if found := registry.get(name):
+        return found
+    raise invalid_field(field, f"{name!r} is not a provider; known are {', '.join(sorted(registry))}")
+
+
+def _is_played(provider: Provider, endpoint: Endpoint) -> bool:
+    return provider.name == _MOCK and not endpoint.base_url
+
+
+def _missing(provider: Provider, endpoint: Endpoint, key: str, url: str) -> str:
+    """The names of what must be said before ``endpoint`` can be used; empty when nothing is missing."""
+    keyless = provider.needs_key and not endpoint.api_key
+    return " and ".join(name for name, lacks in ((key, keyless), (url, not endpoint.base_url)) if lacks)
 
 
 def _setting(provider: Provider) -> str:

@@ -28,6 +28,7 @@ from agentsvc.providers.dialect import Decoder, Endpoint, HttpRequest
 from agentsvc.providers.errors import Vendor, is_complaint
 from agentsvc.providers.openai_request import Accent, chat_body
 from agentsvc.providers.sse import EventStream
+from agentsvc.providers.thoughts import Returns, Thoughts
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -37,6 +38,7 @@ class Delta(msgspec.Struct, gc=False):
     tool_calls: list[CallPiece] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: Any = None
     refusal: str | None = None
 
 
@@ -93,16 +95,16 @@ class OpenAIChat:
         for setting, header in self.accent.headers.items():
             if value := endpoint.extra.get(setting):
                 headers[header] = value
-        body = chat_body(request, self.accent)
-        return HttpRequest(endpoint.base_url.rstrip("/") + self.accent.path, headers, msgspec.json.encode(body))
+        body = chat_body(request, self.accent, self.vendor)
+        return HttpRequest(self.accent.address(endpoint, request.model), headers, msgspec.json.encode(body))
 
     def decoder(self) -> Decoder:
         """For a stream."""
-        return StreamDecoder(ChatAnswer(self.vendor), EventStream(record=b"data: "))
+        return StreamDecoder(ChatAnswer(self.vendor, self.accent.returns), EventStream(record=b"data: "))
 
     def body_decoder(self) -> Decoder:
         """For a whole answer."""
-        return BodyDecoder(ChatAnswer(self.vendor))
+        return BodyDecoder(ChatAnswer(self.vendor, self.accent.returns))
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> Error:
         """The meaning of an HTTP status that is not 200."""
@@ -115,9 +117,10 @@ class ChatAnswer(Answer[ChatChunk]):
     chunks = msgspec.json.Decoder(ChatChunk)
     terminal = b"[DONE]"
 
-    def __init__(self, vendor: Vendor) -> None:
+    def __init__(self, vendor: Vendor, returns: Returns = "") -> None:
         super().__init__(vendor)
         self._calls = CallAssembly()
+        self._thoughts = Thoughts(returns) if returns else None
         self._finish_reason = ""
         self._usage: Any = None
         self._refused = False
@@ -162,7 +165,8 @@ class ChatAnswer(Answer[ChatChunk]):
         elif reason := _FAILURES.get(raw):
             self.fail(self.vendor.error(reason))
         else:
-            self.conclude(_FINISH_REASONS.get(raw, FinishReason.STOP), self._calls)
+            state = self._thoughts.state(self.vendor.provider) if self._thoughts else None
+            self.conclude(_FINISH_REASONS.get(raw, FinishReason.STOP), self._calls, state)
 
     def usage(self) -> Usage | None:
         """What the vendor counted; None when it said nothing, or nothing but zeros."""
@@ -172,6 +176,8 @@ class ChatAnswer(Answer[ChatChunk]):
         # Some send their reasoning under both names.
         if reasoning := delta.reasoning_content or delta.reasoning:
             self.out.reasoning(reasoning)
+        if self._thoughts is not None:
+            self._thoughts.add(reasoning, delta.reasoning_details)
         if content := delta.content:
             if isinstance(content, str):
                 self.out.text(content)

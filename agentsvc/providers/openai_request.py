@@ -7,49 +7,75 @@ turns of a conversation share their bytes up to the new turn, so that vendors' p
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from agentsvc.domain.agents import GenerationOptions
 from agentsvc.domain.errors import AgentsvcError, Reason, invalid_field
 from agentsvc.domain.messages import Media, Message, Part, Role, Text, ToolCall, ToolSpec
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.runs import ToolChoice, ToolChoiceMode
+from agentsvc.providers.dialect import Endpoint
+from agentsvc.providers.errors import Vendor
+from agentsvc.providers.thoughts import Returns, returned
+
+
+def completions(endpoint: Endpoint, model: str) -> str:  # noqa: ARG001 - Azure's address depends on the model
+    """Where chat completions live with almost everybody."""
+    return endpoint.base_url.rstrip("/") + "/chat/completions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accent:
     """How a vendor's requests differ from OpenAI's.
 
-    ``headers``: ``Endpoint.extra`` name -> header. ``body``: fields every request carries. ``asks_usage``: whether
-    ``stream_options.include_usage`` is known and needed.
+    address                the URL of a request, from endpoint and model
+    key_header, key_prefix how the key travels
+    headers                ``Endpoint.extra`` name -> header
+    max_tokens             the name of the output limit
+    asks_usage             whether ``stream_options.include_usage`` is known and needed
+    always_streams         whether an answer in one body is not to be had of every model; a stream is asked for instead
+    tool_choices           the modes it knows
+    parallel_tool_calls    what is sent beside tools when the caller says nothing; None: nothing
+    call_id                a tool call's id as the vendor accepts it, for calls that another vendor named
+    response_format        json_object: the vendor promises JSON but not its schema, so the schema stands in the instructions
+    returns                the field in which the model's reasoning goes back
+    body                   fields of every request
     """
 
-    path: str = "/chat/completions"
+    address: Callable[[Endpoint, str], str] = completions
     key_header: str = "Authorization"
     key_prefix: str = "Bearer "
     headers: Mapping[str, str] = field(default_factory=dict)
     max_tokens: str = "max_completion_tokens"
     asks_usage: bool = True
+    always_streams: bool = False
+    tool_choices: Collection[ToolChoiceMode] = tuple(ToolChoiceMode)
+    parallel_tool_calls: bool | None = None
+    call_id: Callable[[str], str] = str
+    response_format: Literal["json_schema", "json_object"] = "json_schema"
+    returns: Returns = ""
     body: Mapping[str, Any] = field(default_factory=dict)
 
 
-def chat_body(request: ModelRequest, accent: Accent) -> dict[str, Any]:
+def chat_body(request: ModelRequest, accent: Accent, vendor: Vendor) -> dict[str, Any]:
     """The JSON of the request.
 
     Raises:
-        AgentsvcError: INVALID_FIELD for an option that is not the caller's, CAPABILITY_MISSING for parts without a form here.
+        AgentsvcError: INVALID_FIELD for an option that is not the caller's, CAPABILITY_MISSING for what has no form here.
     """
     own = provider_options(request.generation, reserved=("model", "messages", "stream"))
     body: dict[str, Any] = {"model": request.model}
     if tools := [_tool(spec) for spec in request.tools] + own.pop("tools", []):
         body["tools"] = tools
-    body["messages"] = list(_messages(request))
-    body["stream"] = request.stream
-    if request.stream and accent.asks_usage:
+    body["messages"] = list(_messages(request, accent, vendor))
+    body["stream"] = request.stream or accent.always_streams
+    if body["stream"] and accent.asks_usage:
         body["stream_options"] = {"include_usage": True}
-    return body | dict(accent.body) | _options(request, accent) | own
+    return body | dict(accent.body) | _options(request, accent, vendor) | own
 
 
 def provider_options(generation: GenerationOptions, reserved: Iterable[str]) -> dict[str, Any]:
@@ -72,38 +98,53 @@ def data_uri(media: Media) -> str:
     return media.uri or f"data:{media.media_type};base64,{b64encode(media.data).decode()}"
 
 
-def _options(request: ModelRequest, accent: Accent) -> dict[str, Any]:
-    generation = request.generation
+def _options(request: ModelRequest, accent: Accent, vendor: Vendor) -> dict[str, Any]:
+    generation, parallel = request.generation, request.parallel_tool_calls
     options = {
         "temperature": generation.temperature,
         "top_p": generation.top_p,
         accent.max_tokens: generation.max_output_tokens,
         "stop": list(generation.stop) if generation.stop else None,
-        "tool_choice": _tool_choice(request.tool_choice) if request.tools and request.tool_choice else None,
-        "parallel_tool_calls": request.parallel_tool_calls if request.tools else None,
-        "response_format": _response_format(request.response_schema) if request.response_schema else None,
+        "response_format": _response_format(request.response_schema, accent) if request.response_schema else None,
     }
+    if request.tools:
+        options["tool_choice"] = _tool_choice(request.tool_choice, accent, vendor) if request.tool_choice else None
+        options["parallel_tool_calls"] = accent.parallel_tool_calls if parallel is None else parallel
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _messages(request: ModelRequest) -> Iterator[dict[str, Any]]:
-    if request.instructions:
-        yield {"role": "system", "content": request.instructions}
+def _messages(request: ModelRequest, accent: Accent, vendor: Vendor) -> Iterator[dict[str, Any]]:
+    if instructions := _instructions(request, accent):
+        yield {"role": "system", "content": instructions}
+    called = False  # since the last question
     for message in request.messages:
-        yield _message(message)
+        called = message.role is not Role.USER and (called or bool(message.tool_calls))
+        turn = _message(message, accent)
+        if message.role is Role.ASSISTANT:
+            turn |= returned(message, accent.returns, vendor.provider, called=called)
+        yield turn
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _instructions(request: ModelRequest, accent: Accent) -> str:
+    if not request.response_schema or accent.response_format == "json_schema":
+        return request.instructions
+    schema = msgspec.json.encode(request.response_schema).decode()
+    wanted = f"Answer with one JSON object that follows this JSON Schema, and with nothing else:\n{schema}"
+    return f"{request.instructions}\n\n{wanted}" if request.instructions else wanted
+
+
+def _message(message: Message, accent: Accent) -> dict[str, Any]:
     match message.role:
         case Role.ASSISTANT:
             turn: dict[str, Any] = {"role": "assistant", "content": message.text or None}
             if message.tool_calls:
-                turn["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+                turn["tool_calls"] = [_tool_call(call, accent) for call in message.tool_calls]
             elif turn["content"] is None:
                 turn["content"] = ""  # null is for turns that call
             return turn
         case Role.TOOL:
-            return {"role": "tool", "tool_call_id": message.tool_call_id, "content": _text_only(message)}
+            call_id = accent.call_id(message.tool_call_id)
+            return {"role": "tool", "tool_call_id": call_id, "content": _text_only(message)}
         case Role.SYSTEM:
             return {"role": "system", "content": _text_only(message)}
         case Role.USER:
@@ -136,9 +177,9 @@ def _part(part: Part) -> dict[str, Any]:
             )
 
 
-def _tool_call(call: ToolCall) -> dict[str, Any]:
+def _tool_call(call: ToolCall, accent: Accent) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments_json or "{}"}
-    return {"id": call.tool_call_id, "type": "function", "function": function}
+    return {"id": accent.call_id(call.tool_call_id), "type": "function", "function": function}
 
 
 def _tool(spec: ToolSpec) -> dict[str, Any]:
@@ -147,13 +188,22 @@ def _tool(spec: ToolSpec) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _tool_choice(choice: ToolChoice) -> Any:
+def _tool_choice(choice: ToolChoice, accent: Accent, vendor: Vendor) -> Any:
+    if choice.mode not in accent.tool_choices:
+        known = ", ".join(mode.name for mode in accent.tool_choices)
+        raise AgentsvcError(
+            Reason.CAPABILITY_MISSING,
+            f"options.tool_choice: {vendor.name} does not know {choice.mode.name}, only {known}.",
+            provider=vendor.provider,
+        )
     if choice.mode is ToolChoiceMode.TOOL:
         return {"type": "function", "function": {"name": choice.name}}
     return choice.mode.value
 
 
-def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _response_format(schema: Mapping[str, Any], accent: Accent) -> dict[str, Any]:
+    if accent.response_format == "json_object":
+        return {"type": "json_object"}
     # Strict mode refuses schemas that are open; those are followed as well as the model can.
     strict = schema.get("additionalProperties") is False
     return {"type": "json_schema", "json_schema": {"name": "response", "schema": dict(schema), "strict": strict}}

@@ -21,6 +21,7 @@ class PlayedModel:
 
     def __init__(self, provider: Provider, config: PoolConfig) -> None:
         self.provider = provider.name
+        self.default_model = provider.default_model
         self.capabilities = provider.capabilities
         self._dialect = provider.dialect
         self._config = config

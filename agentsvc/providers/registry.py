@@ -1,7 +1,7 @@
 """Who can be asked: every provider by its id.
 
-A provider is a line here, or an entry point of another package in the group ``agentsvc.providers`` that loads a
-``Provider``:
+A provider is a file in ``vendors`` and a line here, or an entry point of another package in the group
+``agentsvc.providers`` that loads a ``Provider``:
 
     [project.entry-points."agentsvc.providers"]
     acme = "acme_agentsvc:acme"
@@ -13,60 +13,51 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
 
-from agentsvc.domain.ports import Capabilities
-from agentsvc.providers.anthropic import Anthropic
 from agentsvc.providers.dialect import Provider
-from agentsvc.providers.errors import Vendor
-from agentsvc.providers.openai_chat import OpenAIChat
-from agentsvc.providers.openai_request import Accent
+from agentsvc.providers.vendors.anthropic import anthropic
+from agentsvc.providers.vendors.azure import azure
+from agentsvc.providers.vendors.baidu import baidu
+from agentsvc.providers.vendors.claude import claude
+from agentsvc.providers.vendors.deepseek import deepseek
+from agentsvc.providers.vendors.groq import groq
+from agentsvc.providers.vendors.huawei import huawei
+from agentsvc.providers.vendors.mistral import mistral
+from agentsvc.providers.vendors.mock import mock
+from agentsvc.providers.vendors.moonshot import moonshot
+from agentsvc.providers.vendors.openai import openai
+from agentsvc.providers.vendors.openai_compatible import openai_compatible
+from agentsvc.providers.vendors.openrouter import openrouter
+from agentsvc.providers.vendors.perplexity import perplexity
+from agentsvc.providers.vendors.qwen import qwen
+from agentsvc.providers.vendors.together import together
+from agentsvc.providers.vendors.xai import xai
+from agentsvc.providers.vendors.zhipu import zhipu
 
 GROUP = "agentsvc.providers"
 
-_CLAUDE = Capabilities(reasoning=True, images=True, files=True, response_schema=True)
-
-openai = Provider(
-    name="openai",
-    dialect=OpenAIChat(
-        Vendor("openai", "OpenAI", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
-        Accent(headers={"organization": "OpenAI-Organization", "project": "OpenAI-Project"}),
-    ),
-    base_url="https://api.openai.com/v1",
-    key_env=("OPENAI_API_KEY",),
-    base_url_env=("OPENAI_BASE_URL",),
-    default_model="gpt-5-mini",
-    capabilities=Capabilities(images=True, files=True, response_schema=True),
-    extra_env={"organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"},
-)
-anthropic = Provider(
-    name="anthropic",
-    dialect=Anthropic(Vendor("anthropic", "Anthropic", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")),
-    base_url="https://api.anthropic.com",
-    key_env=("ANTHROPIC_API_KEY",),
-    base_url_env=("ANTHROPIC_BASE_URL",),
-    default_model="claude-sonnet-4-5",
-    capabilities=_CLAUDE,
-)
-# The same dialect under the model's name. Its own settings come first.
-claude = Provider(
-    name="claude",
-    dialect=Anthropic(Vendor("claude", "Claude", "CLAUDE_API_KEY", "CLAUDE_BASE_URL")),
-    base_url="https://api.anthropic.com",
-    key_env=("CLAUDE_API_KEY", "ANTHROPIC_API_KEY"),
-    base_url_env=("CLAUDE_BASE_URL", "ANTHROPIC_BASE_URL"),
-    default_model="claude-sonnet-4-5",
-    capabilities=_CLAUDE,
-)
-mock = Provider(
-    name="mock",
-    dialect=OpenAIChat(Vendor("mock", "Mock", "MOCK_API_KEY", "MOCK_BASE_URL")),
-    key_env=("MOCK_API_KEY",),
-    base_url_env=("MOCK_BASE_URL",),
-    needs_key=False,
-    default_model="mock-demo",
-    capabilities=Capabilities(reasoning=True, response_schema=True),
-)
-
-PROVIDERS: Mapping[str, Provider] = {provider.name: provider for provider in (openai, anthropic, claude, mock)}
+PROVIDERS: Mapping[str, Provider] = {
+    provider.name: provider
+    for provider in (
+        openai,
+        azure,
+        anthropic,
+        claude,
+        zhipu,
+        deepseek,
+        baidu,
+        qwen,
+        huawei,
+        together,
+        groq,
+        mistral,
+        xai,
+        openrouter,
+        perplexity,
+        moonshot,
+        openai_compatible,
+        mock,
+    )
+}
 
 
 @cache

@@ -39,7 +39,8 @@ class StorageConfig:
     """Where things are kept and how patiently. Times in seconds.
 
     ``url``: ``sqlite:///file`` or ``postgresql://user:password@host/name``. ``timeout`` bounds every call: waiting for
-    a connection, connecting, the statement itself. ``backlog_bytes`` bounds what the ledger keeps while the database is
+    a connection, connecting, the statement itself. ``batch_window``: how long the end of a run waits for others to share its
+    commit; ``start_window``: how long its beginning waits for its end. ``backlog_bytes`` bounds what the ledger keeps while the database is
     away. ``lease`` is how long after its last sign of life a process counts as dead.
     """
 
@@ -47,7 +48,8 @@ class StorageConfig:
     secret_key: str = field(default="", repr=False)
     pool_size: int = 10
     timeout: float = 2.0
-    batch_window: float = 0.002
+    batch_window: float = 0.004
+    start_window: float = 0.05
     backlog_bytes: int = 64 << 20
     poll_interval: float = 0.5
     lease: float = 30.0

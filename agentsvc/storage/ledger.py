@@ -1,7 +1,8 @@
 """The write-behind: runs and their messages are accepted at once, kept in memory and committed in batches.
 
-One task writes. What arrives within ``batch_window`` of the first entry shares its transaction (a commit costs far more
-than its rows). Entries are settled in the order of their acceptance, and each once: every statement may run again, so
+One task writes. What arrives within ``batch_window`` of an end shares its transaction (a commit costs far more than its
+rows); beginnings alone wait ``start_window``, and a run that ends before has only one row to be written. Rows are made
+when they are written, so the caller pays for none of it. Entries are settled in the order of their acceptance, and each once: every statement may run again, so
 a commit whose answer got lost is simply repeated. While the database is away entries pile up to ``backlog_bytes``; a
 row that the database refuses is found by halving its batch and dropped alone.
 """
@@ -10,21 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from asyncio import Future
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate, islice, takewhile
-from typing import Any
 
 from sqlalchemy import Connection, Insert, bindparam, or_, text, update
 
 from agentsvc.domain import ports
 from agentsvc.domain.agents import Session
 from agentsvc.domain.errors import AgentsvcError, Reason
-from agentsvc.domain.messages import Message
+from agentsvc.domain.messages import Message, Part, Text
 from agentsvc.domain.runs import Run
 from agentsvc.storage.database import Database, StorageConfig, require_tenant
 from agentsvc.storage.failures import cause_of, unavailable
@@ -42,11 +41,12 @@ _ATTEMPTS = 3  # for a single entry: two processes may reach for the same positi
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Rows that land together. ``landed`` is done after their commit."""
+    """What lands together. ``landed`` is done after the commit."""
 
-    run: Values
-    session: Values | None
-    messages: Sequence[Values]
+    tenant_id: str
+    run: Run
+    session: Session | None
+    messages: Sequence[Message]
     size: int
     accepted: datetime
     landed: Future[None] | None = None
@@ -70,6 +70,7 @@ class BatchingLedger(ports.Ledger):
         self._progress = asyncio.Event()  # set and replaced with every batch
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
+        self._hurry: asyncio.TimerHandle | None = None  # beginnings must not wait for ever for somebody's end
         self._insert_sessions = database.insert(sessions).on_conflict_do_nothing()
         self._upsert_runs = _upsert_runs(database)
 
@@ -80,10 +81,10 @@ class BatchingLedger(ports.Ledger):
     def started(self, tenant_id: str, run: Run, session: Session | None) -> None:
         """A run began, or goes on in another state: its row is written as it is now, unless it has ended."""
         require_tenant(tenant_id)
-        now = datetime.now(UTC)
-        row = run_row(tenant_id, _dated(run, now), self._owner)
-        new = None if session is None else session_row(tenant_id, _dated_session(session, now))
-        self._accept(_Entry(row, new, (), _size(row) + (_ROW_BYTES if new else 0), now))
+        entry = _Entry(tenant_id, run, session, (), _size(run, ()), datetime.now(UTC))
+        if self._accept(entry) and self._hurry is None:
+            loop = asyncio.get_running_loop()
+            self._hurry = loop.call_later(self._config.start_window, self._arrived.set)
 
     def ended(self, tenant_id: str, run: Run, messages: Sequence[Message]) -> Future[None]:
         """Its final row and its turn's messages in one transaction. Done after the commit, however long that takes.
@@ -94,16 +95,13 @@ class BatchingLedger(ports.Ledger):
         """
         require_tenant(tenant_id)
         now = datetime.now(UTC)
-        run = _dated(run, now)
-        row = run_row(tenant_id, run if run.end_time else replace(run, end_time=now), self._owner)
-        turn = [
-            message_row(tenant_id, run.session_id, _identified(message, run, now))
-            for message in messages
-            if run.session_id  # a run that is not stored in a session has none
-        ]
+        run = run if run.end_time else replace(run, end_time=now)
+        turn = messages if run.session_id else ()  # a run that is not stored in a session has none
         landed: Future[None] = asyncio.get_running_loop().create_future()
         landed.add_done_callback(_retrieve)
-        if not self._accept(_Entry(row, None, turn, _size(row, *turn), now, landed)):
+        if self._accept(_Entry(tenant_id, run, None, turn, _size(run, turn), now, landed)):
+            self._arrived.set()
+        else:
             landed.set_exception(unavailable())
         return landed
 
@@ -116,6 +114,7 @@ class BatchingLedger(ports.Ledger):
         target = self._accepted
         if self._settled >= target:
             return
+        self._arrived.set()
         try:
             async with asyncio.timeout(self._config.timeout):
                 while self._settled < target:
@@ -148,7 +147,6 @@ class BatchingLedger(ports.Ledger):
         self._queue.append(entry)
         self.backlog_bytes += entry.size
         self._accepted += 1
-        self._arrived.set()
         return True
 
     async def _write(self) -> None:
@@ -156,6 +154,9 @@ class BatchingLedger(ports.Ledger):
             await self._arrived.wait()
             if not self._closing:
                 await asyncio.sleep(self._config.batch_window)
+            if self._hurry is not None:
+                self._hurry.cancel()
+                self._hurry = None
             if self._queue:
                 await self._settle(self._batch())
             if self._queue:
@@ -179,7 +180,7 @@ class BatchingLedger(ports.Ledger):
             return
         if refusal is not None:
             self.refused += 1
-            _log.error("run %s is refused and dropped (%s)", batch[0].run["run_id"], cause_of(refusal))
+            _log.error("run %s is refused and dropped (%s)", batch[0].run.run_id, cause_of(refusal))
         for _ in batch:
             self._settle_first(refusal)
         self._progress.set()
@@ -213,12 +214,23 @@ class BatchingLedger(ports.Ledger):
         self.batches += 1
 
     def _write_rows(self, connection: Connection, batch: Sequence[_Entry]) -> None:
-        new = [entry.session for entry in batch if entry.session]
-        states = {(entry.run["tenant_id"], entry.run["run_id"]): entry.run for entry in batch}  # the last one counts
-        said = [message for entry in batch for message in entry.messages]
+        new = [
+            session_row(entry.tenant_id, _dated_session(entry.session, entry.accepted))
+            for entry in batch
+            if entry.session
+        ]
+        states = {(entry.tenant_id, entry.run.run_id): entry for entry in batch}  # the last one counts
+        said = [
+            message_row(entry.tenant_id, entry.run.session_id, _identified(message, position, entry))
+            for entry in batch
+            for position, message in enumerate(entry.messages)
+        ]
         if new:
             connection.execute(self._insert_sessions, new)
-        connection.execute(self._upsert_runs, list(states.values()))
+        rows = [
+            run_row(tenant, _dated(entry.run, entry.accepted), self._owner) for (tenant, _), entry in states.items()
+        ]
+        connection.execute(self._upsert_runs, rows)
         if said:
             connection.execute(_APPEND_MESSAGE, said)
             connection.execute(_TOUCH_SESSION, _touches(batch))
@@ -276,7 +288,7 @@ _TOUCH_SESSION = (
 
 def _touches(batch: Sequence[_Entry]) -> list[Values]:
     """When each session was spoken in last. Sorted, so that two processes lock sessions in one order."""
-    latest = {(row["tenant_id"], row["session_id"]): entry.accepted for entry in batch for row in entry.messages}
+    latest = {(entry.tenant_id, entry.run.session_id): entry.accepted for entry in batch if entry.messages}
     return [{"of_tenant": key[0], "of_session": key[1], "moment": latest[key]} for key in sorted(latest)]
 
 
@@ -290,12 +302,13 @@ def _dated_session(session: Session, now: datetime) -> Session:
     return replace(session, create_time=created, update_time=session.update_time or created)
 
 
-def _identified(message: Message, run: Run, now: datetime) -> Message:
+def _identified(message: Message, position: int, entry: _Entry) -> Message:
+    """The same ids at every repetition of a commit: what is there already must be recognised."""
     return replace(
         message,
-        message_id=message.message_id or uuid.uuid4().hex,
-        run_id=message.run_id or run.run_id,
-        create_time=message.create_time or now,
+        message_id=message.message_id or f"{entry.run.run_id}.{position}",
+        run_id=message.run_id or entry.run.run_id,
+        create_time=message.create_time or entry.accepted,
     )
 
 
@@ -305,5 +318,12 @@ def _retrieve(landed: Future[None]) -> None:
         landed.exception()
 
 
-def _size(*rows: dict[str, Any]) -> int:
-    return sum(len(row["document"]) + _ROW_BYTES for row in rows)
+def _size(run: Run, messages: Sequence[Message]) -> int:
+    """About what an entry weighs, counted without making its rows."""
+    said = sum(_ROW_BYTES + sum(_weight(part) for part in message.parts) for message in messages)
+    calls = sum(len(call.arguments_json) for message in messages for call in message.tool_calls)
+    return _ROW_BYTES + len(run.text) + len(run.partial_text) + said + calls
+
+
+def _weight(part: Part) -> int:
+    return len(part.text) if isinstance(part, Text) else len(part.data)

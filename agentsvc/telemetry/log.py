@@ -1,7 +1,8 @@
 """The structured log: JSON lines on stderr, or coloured ones on a terminal. Everything goes through it, libraries too.
 
 Lines are rendered and written by a thread of their own: a full pipe or a slow terminal must never stop the event loop,
-so what does not fit into its queue is dropped and counted. Secrets are blotted out on the way, by the name of their
+so what does not fit into its queue is dropped and counted. The thread looks ten times a second and takes all there is:
+to be woken for every line would cost the event loop more than the line does. Secrets are blotted out on the way, by the name of their
 field and by what they look like.
 """
 
@@ -10,11 +11,11 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from queue import Full, Queue
 from typing import TextIO
 
 import structlog
@@ -24,6 +25,7 @@ from agentsvc.domain.events import RunState
 from agentsvc.telemetry.summary import RunSummary
 
 _BACKLOG = 10_000  # lines
+_ROUND = 0.1  # seconds between two looks
 _LAST_CHANCE = 2.0  # seconds a reader of the log has at the end to take what is left
 _BLOT = "***"
 _SECRET_FIELD = re.compile(r"(?i)authorization|api_?key|secret|password|passwd|cookie|^(?:\w*_)?token$")
@@ -34,6 +36,8 @@ _SECRET_LOOKS = (
     (re.compile(r"\b((?:sk|pk|gsk|xai|key)-)[\w-]{8,}"), rf"\1{_BLOT}"),  # vendors' keys
     (re.compile(r"([?&](?:key|api_key|access_token)=)[^&\s'\"]+"), rf"\1{_BLOT}"),
 )
+# What every one of them has, looked for first: nearly all values are innocent.
+_SUSPECT = re.compile(r"(?i)agentsvc_|bearer|://|\b(?:sk|pk|gsk|xai|key)-|(?:key|token)=")
 _log = logging.getLogger("agentsvc.runs")
 
 
@@ -115,44 +119,50 @@ def redact(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
 
 def blotted(text: str) -> str:
     """``text`` without what looks like a secret."""
+    if not _SUSPECT.search(text):
+        return text
     for looks, instead in _SECRET_LOOKS:
         text = looks.sub(instead, text)
     return text
 
 
 class _Handoff(logging.Handler):
-    """Hands records to a thread that writes them; never waits, and counts what it had to drop."""
+    """Leaves records to a thread that writes them; never waits, and counts what it had to drop."""
 
     def __init__(self, writer: logging.Handler) -> None:
         super().__init__()
         self._writer = writer
-        self._waiting: Queue[logging.LogRecord | None] = Queue(_BACKLOG)
-        self._dropped = 0
+        self._waiting: deque[logging.LogRecord] = deque()
+        self._dropped = self._told = 0
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Puts it in line if there is room."""
-        try:
-            self._waiting.put_nowait(record)
-        except Full:
+        if len(self._waiting) < _BACKLOG:
+            self._waiting.append(record)
+        else:
             self._dropped += 1
 
     def close(self) -> None:
         """Writes what is left, unless nobody takes it."""
-        with suppress(Full):
-            self._waiting.put(None, timeout=_LAST_CHANCE)
+        self._closing.set()
         self._thread.join(_LAST_CHANCE)
         super().close()
 
     def _write(self) -> None:
-        told = 0
-        while (record := self._waiting.get()) is not None:
-            self._writer.handle(record)
-            if (dropped := self._dropped) > told:
-                told = dropped
-                message = f"log lines dropped so far because nobody read them: {dropped}"
-                self._writer.handle(logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None))
+        while not self._closing.wait(_ROUND):
+            self._drain()
+        self._drain()
+
+    def _drain(self) -> None:
+        while self._waiting:
+            self._writer.handle(self._waiting.popleft())
+        if (dropped := self._dropped) > self._told:
+            self._told = dropped
+            message = f"log lines dropped so far because nobody read them: {dropped}"
+            self._writer.handle(logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None))
 
 
 def _formatter(*, console: bool) -> logging.Formatter:

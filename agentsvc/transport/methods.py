@@ -7,6 +7,7 @@ NOT_IMPLEMENTED. A method takes ``(request, call)``; a unary one returns its res
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -60,13 +61,22 @@ def _guarded(descriptor: MethodDescriptor, method: Method) -> Behaviour:
             failure = raised.error
         except grpc.aio.BaseError:
             raise  # gRPC's own: the caller has gone or the server has stopped, there is nobody to answer
-        except Exception:  # the outermost edge: a bug of ours must not show its inside, nor end in a bare UNKNOWN
+        except BaseException as bug:  # the outermost edge: a bug of ours must not show its inside, nor end in a bare UNKNOWN
+            if isinstance(bug, asyncio.CancelledError) and is_cancelled():
+                raise  # always: a handler that swallows it leaks native memory with each call
+            # Whatever else is no Exception: gRPC would log it and leave the caller waiting for a status for ever.
             log.exception("%s failed unexpectedly, request id %s", descriptor.full_name, current.request_id)
             failure = internal(current.request_id)
         await _abort(context, failure, current.request_id)
         return None  # abort has raised
 
     return behave
+
+
+def is_cancelled() -> bool:
+    """Whether somebody cancelled this task, rather than something in it having raised CancelledError by itself."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _unbuilt(descriptor: MethodDescriptor) -> Behaviour:

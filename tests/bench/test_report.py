@@ -14,8 +14,8 @@ from bench.processes import Usage
 from bench.report import Result, Sample, verdict
 
 
-def usage(idle=0.6):
-    return Usage(seconds=1.0, tested_cpu=0.9, idle=idle, foreign=0.0)
+def usage(idle=0.6, foreign=0.0):
+    return Usage(seconds=1.0, tested_cpu=0.9, idle=idle, foreign=foreign)
 
 
 def samples(figure, service, idle=0.6, bare=100.0):
@@ -59,6 +59,14 @@ def test_less_idle_than_thirty_percent_in_any_reading_makes_a_figure_invalid():
     assert not row.valid
     assert verdict(FIGURES["ttft_p50"], row) == ""
     assert "INVALID" in report.table(outcome)
+
+
+def test_strangers_on_a_core_make_a_figure_invalid():
+    values = {"bare": 100.0, "service": 100.0}
+    [calm] = result([Sample("ttft_p50", values, [usage(foreign=0.25)])]).rows
+    [disturbed] = result([Sample("ttft_p50", values, [usage(foreign=0.25), usage(foreign=0.26)])]).rows
+    assert calm.valid
+    assert not disturbed.valid
 
 
 def test_a_result_survives_json_and_shows_every_figure():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -212,14 +212,20 @@ def question(agent_id: str, *steps: script.Step, **fields: Any) -> v1.StreamChat
 
 @asynccontextmanager
 async def open_house(
-    handler: Handler | None = None, *, tools: Iterable[Tool] = (), database: Path | None = None, **changes: Any
+    handler: Handler | None = None,
+    *,
+    tools: Iterable[Tool] = (),
+    database: Path | None = None,
+    storage: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> AsyncIterator[House]:
-    """``changes`` are fields of Settings that shall differ from the house's own."""
+    """``changes`` are fields of Settings that shall differ from the house's own, ``storage`` those of StorageConfig."""
     before = asyncio.all_tasks()
     with tempfile.TemporaryDirectory() as directory:
         file = database or Path(directory, "house.sqlite3")
         async with Upstream(handler or scripted()) as upstream:
-            async with Service(settings_for(upstream.url, file, **changes), tools=tools) as service:
+            settings = settings_for(upstream.url, file, storage or {}, **changes)
+            async with Service(settings, tools=tools) as service:
                 async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
                     acme, other = [await _tenant(service, name) for name in ("acme", "other")]
                     yield House(service, upstream, channel, acme, other, file)
@@ -228,7 +234,7 @@ async def open_house(
         await _soon("tasks", lambda: asyncio.all_tasks() - before <= ours)
 
 
-def settings_for(upstream: str, database: Path, **changes: Any) -> Settings:
+def settings_for(upstream: str, database: Path, storage: Mapping[str, Any], **changes: Any) -> Settings:
     """Both dialects' vendors at ``upstream``."""
     endpoints = {
         "openai": Endpoint(f"{upstream}/v1", "key-of-openai"),
@@ -236,7 +242,7 @@ def settings_for(upstream: str, database: Path, **changes: Any) -> Settings:
     }
     settings = Settings(
         server=ServerConfig("127.0.0.1:0"),
-        storage=StorageConfig(f"sqlite:///{database}"),
+        storage=StorageConfig(f"sqlite:///{database}", **storage),
         pool=HASTY,
         shutdown_grace=0.0,
         endpoints=endpoints,

@@ -17,8 +17,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import pytest
+
 from agentsvc.domain.agents import Agent, LLMConfig, Session
-from agentsvc.domain.errors import Error, Reason
+from agentsvc.domain.errors import AgentsvcError, Error, Reason
 from agentsvc.domain.events import (
     Event,
     ModelEvent,
@@ -89,6 +91,7 @@ class FakeModel:
 
     def __init__(self, *scripts: Script, provider: str = "fake") -> None:
         self.provider = provider
+        self.default_model = "fake-1"
         self.capabilities = Capabilities(images=True, files=True, response_schema=True)
         self.scripts = scripts
         self.requests: list[ModelRequest] = []
@@ -323,6 +326,12 @@ async def read_until(reader: Reader, kind: type[Event]) -> list[Event]:
         await reader.wait()
         got += [decode(wire)[-1] for wire in reader.take()]
     return got
+
+
+async def refusal(awaitable: Any) -> AgentsvcError:
+    with pytest.raises(AgentsvcError) as raised:
+        await awaitable
+    return raised.value
 
 
 def of(events: Sequence[Event], kind: type[Any]) -> list[Any]:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentsvc.domain.agents import Budget, StreamingMode, StreamingOptions
+from agentsvc.domain.agents import Budget, Session, StreamingMode, StreamingOptions
+from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.events import Annotation, GenerationCompleted, ReasoningDelta, RunStarted, RunState, TextDelta
-from agentsvc.domain.messages import FinishReason, Usage
+from agentsvc.domain.messages import FinishReason, MessageStatus, Role, Usage
 from agentsvc.domain.ports import ToolContext
 from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, RunOptions
 from agentsvc.engine.journal import JournalConfig
@@ -185,6 +186,48 @@ async def scene(script: Sequence[Sequence[Move]], wishes: RunOptions, fate: Fate
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_exactly_one_end_whatever_happens(script: list[Any], wishes: RunOptions, fate: Fate) -> None:
     asyncio.run(scene(script, wishes, fate))
+
+
+callers = st.lists(st.tuples(st.sampled_from(OnSessionBusy), st.integers(0, 6), st.booleans()), min_size=1, max_size=8)
+
+
+async def one_session(crowd: Sequence[tuple[OnSessionBusy, int, bool]]) -> None:
+    house = House([TextDelta("a"), None, None, done()], journal=JournalConfig(retention=0.001))
+    await house.sessions.create(ALICE, Session("s", "demo"))
+    runs: list[Live] = []
+    for number, (policy, turns, cancelled) in enumerate(crowd):
+        wishes = RunOptions(on_session_busy=policy, on_disconnect=OnDisconnect.CONTINUE)
+        try:
+            runs.append(await house.start(str(number), session_id="s", options=wishes))
+        except AgentsvcError as refused:
+            assert refused.reason is Reason.SESSION_BUSY  # noqa: PT017 - one of two good ends
+            assert policy is OnSessionBusy.REJECT
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if cancelled and runs:
+            runs[-1].stop(CANCELLED)
+    ends = [await live.ended() for live in runs]
+
+    assert {end.state for end in ends} <= {RunState.COMPLETED, RunState.CANCELLED}
+    assert house.sessions.cached(ALICE.tenant_id, "s").lined_up == ()  # type: ignore[union-attr] # it was just used
+    history = house.history("s")
+    check_history(history)
+    asked = [int(message.text) for message in history if message.role is Role.USER]
+    assert asked == sorted(asked)
+    completed = [end.run_id for end in ends if end.state is RunState.COMPLETED]
+    assert completed == [m.run_id for m in history if m.text == "a" and m.status is MessageStatus.COMPLETE]
+    assert await no_tasks_left()
+    if runs:
+        await house.library.empty.wait()
+    assert house.library.used == 0
+
+
+@given(callers)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_a_crowd_in_one_session_is_answered_one_by_one_in_order(
+    crowd: list[tuple[OnSessionBusy, int, bool]],
+) -> None:
+    asyncio.run(one_session(crowd))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Runs: who reads them, what becomes of them, what they leave behind."""
+"""Runs: from the request to the record, with everything that can go wrong on the way."""
 
 import asyncio
 import logging
@@ -11,8 +11,6 @@ from agentsvc.domain.agents import (
     AgentStatus,
     Budget,
     LLMConfig,
-    MemoryOptions,
-    Session,
     StreamingMode,
     StreamingOptions,
 )
@@ -29,15 +27,13 @@ from agentsvc.domain.events import (
     ToolResult,
     ToolStatus,
 )
-from agentsvc.domain.messages import Media, Message, Role, Text
+from agentsvc.domain.messages import Media, Role, Text
 from agentsvc.domain.ports import Capabilities, Filter, PageRequest
-from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Run, RunOptions, RunRequest
+from agentsvc.domain.runs import RunOptions, RunRequest
 from agentsvc.domain.timeline import Timeline
-from agentsvc.engine.journal import JournalConfig
 from agentsvc.engine.tools import tool
 from tests.engine.fakes import (
     ALICE,
-    CONTINUE,
     FOREVER,
     MALLORY,
     USAGE,
@@ -45,30 +41,18 @@ from tests.engine.fakes import (
     call,
     calls,
     check_end,
-    check_history,
     decode,
     done,
-    entries,
     failed,
-    no_tasks_left,
     of,
     read,
     read_until,
+    refusal,
     says,
     text_of,
 )
 
-QUEUE = RunOptions(on_session_busy=OnSessionBusy.QUEUE)
-INTERRUPT = RunOptions(on_session_busy=OnSessionBusy.INTERRUPT)
 
-
-async def refusal(awaitable: Any) -> AgentsvcError:
-    with pytest.raises(AgentsvcError) as raised:
-        await awaitable
-    return raised.value
-
-
-# --- a run --------------------------------------------------------------------------------------------------------
 async def test_a_run_from_its_start_to_its_end() -> None:
     house = House(says("Hel", "lo"))
 
@@ -155,7 +139,6 @@ async def test_steps_over_the_limit_are_a_budget() -> None:
     assert (end.budget_kind, end.partial_text) == (BudgetKind.STEPS, "Once more. ")
 
 
-# --- errors -------------------------------------------------------------------------------------------------------
 async def test_a_failing_vendor_ends_the_run_and_is_named() -> None:
     house = House([TextDelta("Hel"), failed(Reason.PROVIDER_OVERLOADED)], says("Better now"))
     live = await house.start()
@@ -241,7 +224,6 @@ async def test_a_sick_ledger_costs_persisted_and_nothing_else(fate: str) -> None
     assert fate != "hangs" or not commits[0].cancelled()  # the write is not withdrawn
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------
 async def test_unknown_and_disabled_agents_are_refused() -> None:
     house = House()
     unknown = house.runs.start(ALICE, RunRequest("nope", (Text("Hi"),)), Timeline())
@@ -283,7 +265,6 @@ async def test_an_agent_read_while_it_changed_is_not_kept() -> None:
     assert house.model.requests[-1].instructions == "new"
 
 
-# --- foreign eyes -------------------------------------------------------------------------------------------------
 async def test_another_tenants_ids_are_answered_like_random_ones() -> None:
     house = House([TextDelta("Hel"), FOREVER])
     live = await house.start()
@@ -321,378 +302,6 @@ async def test_a_session_belongs_to_its_agent_and_user() -> None:
     check_end(await house.ask(session_id=session, user_id="u1"), RunState.COMPLETED)
 
 
-# --- readers ------------------------------------------------------------------------------------------------------
-async def test_on_disconnect_cancel_waits_for_the_last_reader() -> None:
-    house = House([TextDelta("Hel"), FOREVER])
-    live = await house.start()
-    first, second = live.reader(), live.reader()
-    await read_until(first, TextDelta)
-
-    first.close()
-    first.close()
-    await asyncio.sleep(0)
-    assert live.state is RunState.RUNNING
-    second.close()
-
-    assert (await live.ended()).state is RunState.CANCELLED
-    assert house.model.open == 0
-
-
-async def test_on_disconnect_continue_goes_on_and_is_saved() -> None:
-    gate = asyncio.Event()
-    house = House([TextDelta("Hel"), gate, *says("lo")])
-    live = await house.start(options=CONTINUE)
-    reader = live.reader()
-    seen = await read_until(reader, TextDelta)
-    assert of(seen, RunStarted)[0].resumable
-    reader.close()
-    gate.set()
-
-    assert (await live.ended()).text == "Hello"
-    assert house.history(live.conversation.session.session_id)[-1].text == "Hello"
-
-
-async def test_on_disconnect_continue_for_ends_after_its_time() -> None:
-    house = House([TextDelta("Hel"), FOREVER])
-    live = await house.start(options=RunOptions(on_disconnect=OnDisconnect.CONTINUE_FOR, continue_for=0.03))
-    reader = live.reader()
-    await read_until(reader, TextDelta)
-    began = time.monotonic()
-    reader.close()
-
-    assert (await live.ended()).state is RunState.CANCELLED
-    assert time.monotonic() - began >= 0.025
-
-
-async def test_coming_back_in_time_keeps_the_run() -> None:
-    gate = asyncio.Event()
-    house = House([TextDelta("Hel"), gate, *says("lo")])
-    live = await house.start(options=RunOptions(on_disconnect=OnDisconnect.CONTINUE_FOR, continue_for=0.02))
-    live.reader().close()
-    back = await house.runs.subscribe(ALICE, live.run_id, 0)
-    await asyncio.sleep(0.04)  # the timer's time, twice
-    gate.set()
-
-    check_end([event for *_, event in await entries(back)], RunState.COMPLETED)
-
-
-@pytest.mark.parametrize("order", ["detached last", "detached first"])
-async def test_being_detached_is_not_leaving(order: str) -> None:
-    house = House([TextDelta("Hel"), FOREVER])
-    live = await house.start()
-    slow, other = live.reader(), live.reader()
-    await read_until(other, TextDelta)
-
-    if order == "detached last":
-        other.close()
-        slow.close(detached=True)
-        assert live._cause is None
-        live.reader().close()
-    else:
-        slow.close(detached=True)
-        other.close()
-
-    assert (await live.ended()).state is RunState.CANCELLED
-
-
-async def test_a_300_event_run_cut_at_every_event_is_byte_identical() -> None:
-    house = House(says(*(f"token {n} " for n in range(296))))
-    live = await house.start(options=CONTINUE)
-    uncut = live.reader()
-    whole: list[bytes] = []
-    cut: list[bytes] = []
-    while uncut.end is None:
-        await uncut.wait()
-        whole += uncut.take()
-        # A second caller, who loses the connection after every single event.
-        while len(cut) < len(whole):
-            resumed = await house.runs.subscribe(ALICE, live.run_id, len(cut))
-            cut += resumed.take()[:1]
-            resumed.close()
-
-    assert len(whole) == 300
-    assert cut == whole
-    for cursor in range(300):
-        assert (await house.runs.subscribe(ALICE, live.run_id, cursor)).take() == whole[cursor:]
-    assert (await house.runs.subscribe(ALICE, live.run_id, 300)).take() == whole[-1:]
-    assert len(house.model.requests) == 1
-
-
-async def test_a_reader_of_a_flooding_run_finds_the_text_in_the_record() -> None:
-    house = House(says(*["x" * 1000] * 200), journal=JournalConfig(run_bytes=50_000))
-    live = await house.start(options=CONTINUE)
-    reader = live.reader()
-    await live.ended()
-
-    with pytest.raises(AgentsvcError) as told:
-        reader.take()
-    assert told.value.reason is Reason.SLOW_CONSUMER
-    reader.close(detached=True)
-    gone = await refusal(house.runs.subscribe(ALICE, live.run_id, 1))
-    assert gone.reason is Reason.CURSOR_OUT_OF_RANGE
-    assert int(gone.error.metadata["oldest_sequence"]) == live.journal.oldest
-    assert (await house.runs.get(ALICE, live.run_id)).text == "x" * 200_000
-
-
-async def test_after_retention_nothing_is_left_but_the_end_in_the_store() -> None:
-    house = House(journal=JournalConfig(retention=0.0))
-    live = await house.start(request_id="r1")
-    events = await read(live)
-    await house.library.empty.wait()
-
-    assert house.runs.find(ALICE, live.run_id) is None
-    assert house.library.used == 0
-    assert [*house.library._live, *house.library._ended, *house.runs._live, *house.runs._by_request] == []
-    ((sequence, *_, last),) = await entries(await house.runs.subscribe(ALICE, live.run_id, len(events)))
-    assert (sequence, last.state) == (len(events), RunState.COMPLETED)  # type: ignore[union-attr] # RunFinished
-    assert (await refusal(house.runs.subscribe(ALICE, live.run_id, 1))).reason is Reason.CURSOR_OUT_OF_RANGE
-    assert house.library.used == 0
-    assert (await refusal(house.start(request_id="r1"))).reason is Reason.RUN_NOT_RESUMABLE
-
-
-async def test_the_end_of_a_run_that_crashed_follows_whatever_was_seen() -> None:
-    house = House()
-    house.rows.runs[ALICE.tenant_id, "run_dead"] = Run("run_dead", "demo", state=RunState.INTERRUPTED)
-
-    for after in (0, 57):
-        ((sequence, *_, end),) = await entries(await house.runs.subscribe(ALICE, "run_dead", after))
-        assert sequence == after + 1
-        assert end.state is RunState.INTERRUPTED  # type: ignore[union-attr] # RunFinished
-
-
-async def test_a_run_of_another_process_is_not_resumable_here() -> None:
-    house = House()
-    house.rows.runs[ALICE.tenant_id, "run_far"] = Run("run_far", "demo", state=RunState.RUNNING)
-
-    assert (await refusal(house.runs.subscribe(ALICE, "run_far", 0))).reason is Reason.RUN_NOT_RESUMABLE
-
-
-# --- sessions -----------------------------------------------------------------------------------------------------
-async def test_a_busy_session_rejects_and_names_the_run() -> None:
-    house = House([FOREVER])
-    live = await house.start()
-    session = live.conversation.session.session_id
-
-    error = await refusal(house.start(session_id=session))
-
-    assert (error.reason, error.error.metadata) == (Reason.SESSION_BUSY, {"run_id": live.run_id})
-    assert (await refusal(house.sessions.delete(ALICE, session))).reason is Reason.SESSION_BUSY
-    await house.runs.cancel(ALICE, live.run_id)
-
-
-async def test_a_queue_is_served_in_order() -> None:
-    gate = asyncio.Event()
-    house = House([gate, *says("1")], says("n"))
-    first = await house.start("q1", options=QUEUE)
-    session = first.conversation.session.session_id
-    rest = [await house.start(f"q{n}", session_id=session, options=QUEUE) for n in range(2, 6)]
-    assert (await refusal(house.start(session_id=session))).reason is Reason.SESSION_BUSY
-    gate.set()
-
-    ends = [check_end(await read(live)) for live in (first, *rest)]
-
-    assert {end.state for end in ends} == {RunState.COMPLETED}
-    assert [m.text for m in house.history(session) if m.role is Role.USER] == ["q1", "q2", "q3", "q4", "q5"]
-    assert [m.text for m in house.model.requests[-1].messages[::2]] == ["q1", "q2", "q3", "q4", "q5"]
-    assert house.ledger.sessions_begun == [session]
-
-
-async def test_a_queued_run_starts_at_once_in_a_free_session() -> None:
-    house = House()
-    live = await house.start(options=QUEUE)
-
-    assert live.state is RunState.RUNNING
-    check_end(await read(live), RunState.COMPLETED)
-
-
-async def test_interrupt_takes_the_place_of_the_run_and_of_those_that_wait() -> None:
-    house = House([TextDelta("old"), FOREVER], says("new"))
-    house.ledger.commit = lambda future: None  # nobody waits for a commit of the replaced
-    first = await house.start("q1", options=CONTINUE)
-    session = first.conversation.session.session_id
-    waiting = await house.start("q2", session_id=session, options=QUEUE)
-    await house.model.waits.wait()
-    began = time.monotonic()
-
-    newest = await house.start("q3", session_id=session, options=INTERRUPT)
-    seen = await read_until(newest.reader(), TextDelta)
-
-    assert text_of(seen) == "new"
-    assert time.monotonic() - began < 0.9
-    assert [(await live.ended()).state for live in (first, waiting)] == [RunState.CANCELLED] * 2
-    assert [m.text for m in house.history(session)] == ["q1", "old", "q3", "new"]
-
-
-async def test_of_two_interrupts_the_later_one_stays() -> None:
-    house = House([FOREVER], [FOREVER])
-    first = await house.start("q1", options=CONTINUE)
-    session = first.conversation.session.session_id
-    second = await house.start("q2", session_id=session, options=INTERRUPT)
-    third = await house.start("q3", session_id=session, options=INTERRUPT)
-    queued = await house.start("q4", session_id=session, options=QUEUE)
-
-    assert (await second.ended()).state is RunState.CANCELLED
-    assert (third.conversation.run_id, third.state, queued.state) == (third.run_id, RunState.RUNNING, RunState.QUEUED)
-    for live in (queued, third):
-        await house.runs.cancel(ALICE, live.run_id)
-    assert await no_tasks_left()
-
-
-async def test_a_session_nobody_has_at_hand_is_read_from_the_store() -> None:
-    house = House()
-    live = await house.start("q1")
-    session = live.conversation.session.session_id
-    await read(live)
-    house.sessions._open.clear()  # as after a restart
-
-    await asyncio.gather(house.ask("q2", session_id=session), house.ask("q3", session_id=session, options=QUEUE))
-
-    assert [m.text for m in house.model.requests[-1].messages[::2]] == ["q1", "q2", "q3"]
-
-
-async def test_store_false_leaves_no_words_behind() -> None:
-    house = House()
-    live = await house.start(store=False)
-    end = check_end(await read(live), RunState.COMPLETED)
-
-    assert end.state is RunState.COMPLETED
-    assert house.rows.sessions == {}
-    assert [m for kept in house.rows.messages.values() for m in kept] == []
-    assert not house.sessions._open
-
-
-async def test_store_false_reads_its_session_and_adds_nothing() -> None:
-    house = House()
-    live = await house.start("q1")
-    session = live.conversation.session.session_id
-    await read(live)
-
-    await house.ask("q2", session_id=session, store=False)
-    await house.ask("q3", session_id=session)
-
-    assert [m.text for m in house.model.requests[1].messages] == ["q1", "Hello", "q2"]
-    assert [m.text for m in house.model.requests[2].messages] == ["q1", "Hello", "q3"]
-
-
-async def test_the_callers_own_history_takes_the_sessions_place() -> None:
-    house = House()
-    own = (
-        Message(Role.SYSTEM, (Text("Be brief."),)),
-        Message(Role.USER, (Text("a"),)),
-        Message(Role.ASSISTANT, (Text("b"),)),
-    )
-
-    await house.ask("c", history=own)
-
-    (request,) = house.model.requests
-    assert request.instructions == "Be brief."
-    assert [m.text for m in request.messages] == ["a", "b", "c"]
-
-
-async def test_a_prompt_is_cut_before_a_question_never_inside_a_call() -> None:
-    @tool
-    async def ping() -> str:
-        return "pong"
-
-    house = House(calls(call("ping")), says("done"), tools=[ping], agent={"memory": MemoryOptions(last_messages=5)})
-    live = await house.start("q1")
-    session = live.conversation.session.session_id
-    await read(live)
-    for question in ("q2", "q3"):
-        await house.ask(question, session_id=session)
-        check_history(house.model.requests[-1].messages)
-        assert house.model.requests[-1].messages[0].role is Role.USER
-
-    assert [m.text for m in house.model.requests[-1].messages] == ["q2", "done", "q3"]
-
-
-async def test_two_turns_share_the_bytes_of_their_prefix() -> None:
-    house = House(agent={"instructions": "Be brief."})
-    live = await house.start("q1")
-    await read(live)
-    await house.ask("q2", session_id=live.conversation.session.session_id)
-
-    first, second = house.model.requests
-    assert (first.instructions, first.tools) == (second.instructions, second.tools)
-    said = [(m.role, m.parts, m.tool_calls) for m in second.messages]
-    assert said[: len(first.messages)] == [(m.role, m.parts, m.tool_calls) for m in first.messages]
-
-
-async def test_sessions_are_made_read_listed_and_deleted() -> None:
-    house = House()
-    session = await house.sessions.create(ALICE, Session("", "demo"))
-    await house.ask("q1", session_id=session.session_id)
-
-    assert (await house.sessions.get(ALICE, session.session_id)).agent_id == "demo"
-    page = await house.sessions.messages(ALICE, session.session_id, PageRequest())
-    assert [m.text for m in page.items] == ["q1", "Hello"]
-    await house.sessions.delete(ALICE, session.session_id)
-    assert (await refusal(house.ask(session_id=session.session_id))).reason is Reason.SESSION_NOT_FOUND
-    assert (await refusal(house.sessions.delete(ALICE, session.session_id))).reason is Reason.SESSION_NOT_FOUND
-
-
-# --- request_id ---------------------------------------------------------------------------------------------------
-async def test_the_same_request_id_joins_the_run() -> None:
-    started: list[str] = []
-
-    @tool
-    async def count() -> str:
-        started.append("once")
-        return "ok"
-
-    house = House(calls(call("count")), says("done"), tools=[count])
-    house.run_store.reading = asyncio.Event()
-    both = [asyncio.ensure_future(house.start(request_id="r1", fingerprint="f")) for _ in range(2)]
-    await asyncio.sleep(0)
-    house.run_store.reading.set()
-    one, two = await asyncio.gather(*both)
-    await read(one)
-
-    assert one is two
-    assert one is await house.start(request_id="r1", fingerprint="f")
-    assert started == ["once"]
-    assert (await refusal(house.start(request_id="r1", fingerprint="g"))).reason is Reason.REQUEST_ID_REUSED
-    assert (await house.start("Hi", MALLORY, request_id="r1", fingerprint="g")) is not one
-
-
-async def test_a_refused_or_abandoned_first_call_lets_the_next_one_try() -> None:
-    house = House()
-    refused = await refusal(house.start(request_id="r1", session_id="nope"))
-    assert refused.reason is Reason.SESSION_NOT_FOUND
-
-    house.run_store.reading = asyncio.Event()
-    first, second = [asyncio.ensure_future(house.start(request_id="r1")) for _ in range(2)]
-    await asyncio.sleep(0)
-    first.cancel()
-    await asyncio.sleep(0)
-    house.run_store.reading.set()
-
-    check_end(await read(await second), RunState.COMPLETED)
-    assert len(house.model.requests) == 1
-
-
-async def test_a_waiting_caller_that_leaves_does_not_take_the_claim_along() -> None:
-    house = House()
-    house.run_store.reading = asyncio.Event()
-    first, second = [asyncio.ensure_future(house.start(request_id="r1")) for _ in range(2)]
-    await asyncio.sleep(0)
-    second.cancel()
-    await asyncio.sleep(0)
-    house.run_store.reading.set()
-
-    check_end(await read(await first), RunState.COMPLETED)
-
-
-async def test_a_request_id_the_store_knows_is_not_run_again() -> None:
-    house = House()
-    house.rows.runs[ALICE.tenant_id, "run_1"] = Run("run_1", "demo", request_id="r1", fingerprint="f")
-
-    known = await refusal(house.start(request_id="r1", fingerprint="f"))
-    assert (known.reason, known.error.metadata) == (Reason.RUN_NOT_RESUMABLE, {"run_id": "run_1"})
-    assert (await refusal(house.start(request_id="r1", fingerprint="g"))).reason is Reason.REQUEST_ID_REUSED
-
-
-# --- many at once -------------------------------------------------------------------------------------------------
 async def test_fifty_parallel_runs_never_mix() -> None:
     def echo(request: Any) -> list[Any]:
         canary = next(m for m in reversed(request.messages) if m.role is Role.USER).text

@@ -72,6 +72,7 @@ class Model:
     """Plays its script; counts how often it was asked and how often it was left before the end."""
 
     provider = "mock"
+    default_model = "mock-demo"
     capabilities = Capabilities()
 
     def __init__(self, script: Script) -> None:

@@ -257,7 +257,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "unknown session": ({"session_id": "s"}, "SESSION_NOT_FOUND", ""),
     "keyless provider": ({"options": v1.ChatOptions(provider="keyless")}, "PROVIDER_NOT_CONFIGURED", ""),
-    "unknown provider": ({"options": v1.ChatOptions(provider="x")}, "INVALID_FIELD", "llm_config.provider"),
+    "unknown provider": ({"options": v1.ChatOptions(provider="x")}, "INVALID_FIELD", "options.provider"),
 }
 
 
