@@ -12,33 +12,37 @@ from typing import Self
 from agentsvc.domain.runs import Principal
 from agentsvc.engine.catalog import Catalog
 from agentsvc.engine.journal import Library
-from agentsvc.engine.live import Live
 from agentsvc.engine.runs import Runs
 from agentsvc.engine.sessions import Sessions
 from agentsvc.engine.tools import Tool, Toolset
+from agentsvc.observation import Observation
 from agentsvc.providers.models import Providers
 from agentsvc.providers.registry import installed
 from agentsvc.settings import Settings
 from agentsvc.storage import Storage, Topic
-from agentsvc.telemetry import log
-from agentsvc.telemetry.summary import RunSummary
+from agentsvc.telemetry.metrics import Metrics
+from agentsvc.transport.admin import Admin
 from agentsvc.transport.codec import encode_event
 from agentsvc.transport.server import Server
 
 _log = logging.getLogger(__name__)
 _WARM_UP = 1.0  # seconds that being ready waits for the providers' connections
 _GOOD_BYE = 2.0  # seconds that streams have to carry their last event away
+_PROBE = 1.0  # seconds between two looks at what readiness depends on
 
 
 class Service:
     """``async with Service(settings) as service``: ready inside the block, drained and closed at its end.
 
-    ``tools`` are added to the operator's. ``storage`` and ``catalog`` are for the process that runs it.
+    ``tools`` are added to the operator's. ``storage`` and ``catalog`` are for the process that runs it. ``admin_port`` is 0
+    when there is no address for operators.
     """
 
     storage: Storage
     catalog: Catalog
+    metrics: Metrics
     port: int
+    admin_port: int = 0
 
     def __init__(self, settings: Settings, *, tools: Iterable[Tool] = ()) -> None:
         self._settings = settings
@@ -73,11 +77,21 @@ class Service:
         sessions = Sessions(storage.sessions)
         library = Library(settings.journal, encode_event)
         runs = Runs(settings.runs, catalog, sessions, library, storage.runs, storage.ledger)
-        runs.on_ended = _tell
-        server = Server(settings.server, storage.authenticator, runs, catalog, sessions)
+        observation = opened.enter_context(Observation(settings.metrics_models))
+        observation.watch(runs, library, storage, providers)
+        self.metrics = observation.metrics
+        server = Server(settings.server, storage.authenticator, runs, catalog, sessions, observation.rpc_ended)
+        admin = Admin(settings.admin, self.metrics, server.readiness) if settings.admin else None
+        if admin:
+            opened.push_async_callback(admin.stop)  # after the drain: operators watch it to the end
         opened.push_async_callback(self._drain, server, runs)
         await server.start()
         self.port = server.port
+        if admin:
+            await admin.start()
+            self.admin_port = admin.port
+        watching = server.readiness.follow("database", "the database cannot be reached", storage.probe, _PROBE)
+        opened.push_async_callback(_end, asyncio.create_task(watching, name="readiness"))
         # Connections that are open before the first call spare it their dialling. A vendor out of reach delays nothing.
         warming = asyncio.create_task(providers.warm(), name="warm up")
         opened.callback(warming.cancel)
@@ -90,5 +104,6 @@ class Service:
         await server.stop(_GOOD_BYE)
 
 
-def _tell(live: Live) -> None:
-    log.run_ended(RunSummary.of(live.tenant_id, live.record(), live.started, live.timeline))
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})

@@ -19,12 +19,13 @@ from typing import Final, Self
 from agentsvc.engine.journal import JournalConfig
 from agentsvc.engine.runs import RunsConfig
 from agentsvc.engine.tools import Tool
-from agentsvc.providers.dialect import Endpoint
+from agentsvc.providers.dialect import Endpoint, Provider
 from agentsvc.providers.pool import PoolConfig
 from agentsvc.providers.registry import installed
 from agentsvc.storage import StorageConfig
 from agentsvc.storage.secrets import SealedSecrets
 from agentsvc.telemetry.log import LogConfig
+from agentsvc.transport.admin import AdminConfig
 from agentsvc.transport.server import ServerConfig, Tls
 from agentsvc.variables import DEFAULT_STORAGE, Variables, read
 
@@ -44,9 +45,12 @@ class Settings:
     """What each room is configured with.
 
     ``shutdown_grace``: seconds that running answers have to end after SIGTERM. ``tools``: ``module:attribute`` names.
+    ``admin`` None: no address for operators; a process that serves has one unless it is told off. ``metrics_models``: the
+    models that may be labels, beside the providers' defaults.
     """
 
     server: ServerConfig = ServerConfig()
+    admin: AdminConfig | None = None
     storage: StorageConfig = DEFAULT_STORAGE
     journal: JournalConfig = JournalConfig()
     runs: RunsConfig = RunsConfig()
@@ -55,6 +59,7 @@ class Settings:
     shutdown_grace: float = 20.0
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     tools: tuple[str, ...] = ()
+    metrics_models: tuple[str, ...] = ()
     dev_token: str = field(default="", repr=False)
 
     @classmethod
@@ -67,7 +72,7 @@ class Settings:
         # An empty variable is an unset one, as in ``${NAME:-}`` of a compose file.
         said = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
         variables, problems = read(said)
-        problems += _wrong_endpoints(said)
+        problems += dict.fromkeys(_wrong_endpoints(said))  # two providers may share a variable
         if variables is not None:
             problems += [*_contradictions(variables), *(_not_for_dev(variables) if dev else _only_for_dev(variables))]
         if variables is None or problems:
@@ -75,6 +80,7 @@ class Settings:
         url = variables.database_url or (DEV_DATABASE_URL if dev else DEFAULT_STORAGE.url)
         return cls(
             server=_server(variables),
+            admin=_admin(variables, dev=dev),
             storage=StorageConfig(url=url, secret_key=variables.secret_key, **variables.storage.model_dump()),
             journal=variables.journal,
             runs=variables.runs,
@@ -82,7 +88,8 @@ class Settings:
             log=variables.log,
             shutdown_grace=variables.shutdown_grace,
             endpoints=dict(_endpoints(said)),
-            tools=tuple(name.strip() for name in variables.tools.split(",") if name.strip()),
+            tools=_names(variables.tools),
+            metrics_models=_names(variables.metrics_models),
             dev_token=variables.dev_token,
         )
 
@@ -110,6 +117,15 @@ def _server(variables: Variables) -> ServerConfig:
         plaintext=variables.grpc_plaintext == "allow",
         tls=Tls(tls.certificate, tls.key, tls.client_ca) if tls.certificate and tls.key else None,
     )
+
+
+def _admin(variables: Variables, *, dev: bool) -> AdminConfig | None:
+    address = variables.admin_address or ("127.0.0.1:0" if dev else AdminConfig().address)
+    return None if address == "off" else AdminConfig(address, exposed=variables.admin_plaintext == "allow")
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 def _contradictions(variables: Variables) -> Iterator[str]:
@@ -143,12 +159,24 @@ def _only_for_dev(variables: Variables) -> Iterator[str]:
             "and AGENTSVC_TLS__KEY, or ask for plaintext (beside a mesh's proxy) with AGENTSVC_GRPC_PLAINTEXT=allow."
         )
 
+    if _is_open(variables.admin_address) and variables.admin_plaintext != "allow":
+        yield (
+            f"AGENTSVC_ADMIN_ADDRESS is {variables.admin_address!r}, which others can reach, and it has neither TLS nor "
+            "tokens: keep it on loopback, or ask for it with AGENTSVC_ADMIN_PLAINTEXT=allow."
+        )
+
+
+def _is_open(admin_address: str) -> bool:
+    return admin_address not in {"", "off"} and not is_loopback(admin_address)
+
 
 def _not_for_dev(variables: Variables) -> Iterator[str]:
     """--dev has a well-known agent and an admin token on the screen: it keeps to this machine and to its own data."""
     for name, address in (("GRPC", variables.grpc_address), ("HTTP", variables.http_address)):
         if not is_loopback(address):
             yield f"AGENTSVC_{name}_ADDRESS is {address!r}, but --dev listens on loopback only: unset it or drop --dev."
+    if _is_open(variables.admin_address):
+        yield "AGENTSVC_ADMIN_ADDRESS is open to others, but --dev listens on loopback only: unset it or drop --dev."
     if not re.fullmatch(r"[!-~]*", variables.dev_token):
         yield "AGENTSVC_DEV_TOKEN is not usable: write one word of ASCII, since it travels in a header."
     if variables.database_url not in {"", DEV_DATABASE_URL}:
@@ -159,7 +187,7 @@ def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, Endpoint]]:
     """The providers that the environment says anything about."""
     for provider in installed().values():
         _, key = _first(environ, provider.key_env)
-        _, url = _first(environ, provider.base_url_env)
+        url = _address(environ, provider)[1]
         extra = {
             name: value for name, variables in provider.extra_env.items() if (value := _first(environ, variables)[1])
         }
@@ -172,9 +200,14 @@ def _wrong_endpoints(environ: Mapping[str, str]) -> Iterator[str]:
         name, key = _first(environ, provider.key_env)
         if not re.fullmatch(r"[!-~]*", key):
             yield f"{name} is not usable: write one word of ASCII, since it travels in an HTTP header."
-        name, url = _first(environ, provider.base_url_env)
+        name, url = _address(environ, provider)
         if url and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", url):
             yield f"{name} is {url!r}: write an address that begins with https:// or http://."
+
+
+def _address(environ: Mapping[str, str], provider: Provider) -> tuple[str, str]:
+    name, told = _first(environ, provider.base_url_env)
+    return name, provider.read_base_url(told) if told else ""
 
 
 def _first(environ: Mapping[str, str], names: Iterable[str]) -> tuple[str, str]:

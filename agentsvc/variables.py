@@ -26,6 +26,7 @@ from agentsvc.providers.pool import PoolConfig
 from agentsvc.storage import StorageConfig
 from agentsvc.storage.database import parse_url
 from agentsvc.telemetry.log import LogConfig
+from agentsvc.transport.admin import AdminConfig
 from agentsvc.transport.server import ServerConfig
 
 PREFIX: Final = "AGENTSVC_"
@@ -51,6 +52,15 @@ def _host_port(address: str) -> str:
     if not host or not port.isascii() or not port.isdecimal() or int(port) > 0xFFFF:
         raise ValueError("write host:port")
     return address
+
+
+def _admin_address(address: str) -> str:
+    if address in {"", "off"}:
+        return address
+    try:
+        return _host_port(address)
+    except ValueError as error:
+        raise ValueError(f"{error}, for example {AdminConfig().address}, or off") from error
 
 
 def _database_url(url: str) -> str:
@@ -93,6 +103,9 @@ class Variables(BaseSettings):
 
     grpc_address: Address = _SERVER.address
     grpc_plaintext: Literal["loopback", "allow"] = "loopback"
+    admin_address: Annotated[str, AfterValidator(_admin_address)] = ""  # empty: AdminConfig's, any free port with --dev
+    admin_plaintext: Literal["loopback", "allow"] = "loopback"
+    metrics_models: str = ""  # names that may be labels, separated by commas; the providers' default models are, too
     http_address: Address = "127.0.0.1:8080"  # of the HTTP gateway, once it is built
     heartbeat_interval: float = _SERVER.heartbeat
     reflection: bool = _SERVER.reflection

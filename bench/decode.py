@@ -14,9 +14,15 @@ import time
 from collections.abc import Callable
 
 from agentsvc.providers.anthropic import Anthropic
+from agentsvc.providers.cohere import Cohere
+from agentsvc.providers.dashscope import DashScope
 from agentsvc.providers.dialect import Dialect
 from agentsvc.providers.errors import Vendor
+from agentsvc.providers.gemini import Gemini
+from agentsvc.providers.ollama import Ollama
 from agentsvc.providers.openai_chat import OpenAIChat
+from agentsvc.providers.openai_responses import OpenAIResponses
+from agentsvc.providers.qianfan_v1 import QianfanV1
 
 VENDOR = Vendor("bench", "Bench")
 ROUNDS = 7
@@ -42,9 +48,62 @@ def chat_payloads(tokens: int, field: str) -> list[bytes]:
     ]
 
 
-def messages_payloads(tokens: int) -> list[bytes]:
-    delta = '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" token%d"}        }'
-    return [(delta % n).encode() for n in range(tokens)]
+# One event of each vendor's own format as it is on the wire, framing included; {} is where the JSON stands.
+WIRES: dict[str, tuple[Dialect, str, str]] = {
+    "anthropic": (
+        Anthropic(VENDOR),
+        "event: content_block_delta\ndata: {}\n\n",
+        '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" token%d"}        }',
+    ),
+    "gemini": (
+        Gemini(VENDOR),
+        "data: {}\r\n\r\n",
+        (
+            '{"candidates": [{"content": {"parts": [{"text": " token%d"}],"role": "model"},"index": 0}],"usageMetadata": '
+            '{"promptTokenCount": 22,"candidatesTokenCount": 27,"totalTokenCount": 117,"promptTokensDetails": [{"modality": '
+            '"TEXT","tokenCount": 22}],"thoughtsTokenCount": 68},"modelVersion": "gemini-2.5-flash","responseId": "M1GDaNrGOJ"}'
+        ),
+    ),
+    "cohere-v2": (
+        Cohere(VENDOR),
+        "event: content-delta\ndata: {}\n\n",
+        '{"type":"content-delta","index":0,"delta":{"message":{"content":{"text":" token%d"}}}}',
+    ),
+    "ollama": (
+        Ollama(VENDOR),
+        "{}\n",
+        (
+            '{"model":"llama3","created_at":"2025-05-24T20:26:46.327411Z","message":{"role":"assistant","content":" token%d"},'
+            '"done":false}'
+        ),
+    ),
+    "dashscope": (
+        DashScope(VENDOR),
+        "id:7\nevent:result\n:HTTP_STATUS/200\ndata:{}\n\n",
+        (
+            '{"output":{"choices":[{"message":{"content":" token%d","role":"assistant"},"finish_reason":"null"}]},"usage":{'
+            '"total_tokens":39,"output_tokens":4,"input_tokens":35,"prompt_tokens_details":{"cached_tokens":0}},"request_id":'
+            '"fd5a3067-858a-4604-ab8e-8b9e40796e99"}'
+        ),
+    ),
+    "qianfan-v1": (
+        QianfanV1(VENDOR),
+        "data: {}\n\n",
+        (
+            '{"id":"as-gtbgh1agd9","object":"chat.completion","created":1710064974,"sentence_id":0,"is_end":false,"is_truncated":'
+            'false,"result":" token%d","need_clear_history":false,"finish_reason":"normal","usage":{"prompt_tokens":689,'
+            '"completion_tokens":0,"total_tokens":689}}'
+        ),
+    ),
+    "openai-responses": (
+        OpenAIResponses(VENDOR),
+        "event: response.output_text.delta\ndata: {}\n\n",
+        (
+            '{"type":"response.output_text.delta","content_index":0,"delta":" token%d","item_id":"msg_0200025d411b0585016a3c13b6",'
+            '"logprobs":[],"obfuscation":"DQVHD6AboERE","output_index":1,"sequence_number":9}'
+        ),
+    ),
+}
 
 
 def best(work: Callable[[], object]) -> float:
@@ -62,8 +121,9 @@ def decode(dialect: Dialect, reads: list[bytes]) -> int:
     return sum(len(decoder.feed(read)) for read in reads)
 
 
-def row(name: str, dialect: Dialect, prefix: bytes, payloads: list[bytes], read: int) -> None:
-    records = [prefix + payload + b"\n\n" for payload in payloads]
+def row(name: str, dialect: Dialect, frame: str, payloads: list[bytes], read: int) -> None:
+    before, after = frame.encode().split(b"{}")
+    records = [before + payload + after for payload in payloads]
     wire = b"".join(records)
     reads = [wire[at : at + read] for at in range(0, len(wire), read)]
     scale = 1e6 / len(payloads)
@@ -80,12 +140,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--read", type=int, default=65_536)
     options = parser.parse_args()
-    chat, claude = OpenAIChat(VENDOR), Anthropic(VENDOR)
-    row("openai-chat", chat, b"data: ", chat_payloads(options.tokens, "content"), options.read)
-    row("openai-chat, reasoning", chat, b"data: ", chat_payloads(options.tokens, "reasoning_content"), options.read)
-    row("openai-chat, exact path", chat, b"data:", chat_payloads(options.tokens, "content"), options.read)
-    event = b"event: content_block_delta\ndata: "
-    row("anthropic", claude, event, messages_payloads(options.tokens), options.read)
+    chat = OpenAIChat(VENDOR)
+    content = chat_payloads(options.tokens, "content")
+    row("openai-chat", chat, "data: {}\n\n", content, options.read)
+    row(
+        "openai-chat, reasoning", chat, "data: {}\n\n", chat_payloads(options.tokens, "reasoning_content"), options.read
+    )
+    row("openai-chat, exact path", chat, "data:{}\n\n", content, options.read)
+    for name, (dialect, frame, payload) in WIRES.items():
+        row(name, dialect, frame, [(payload % n).encode() for n in range(options.tokens)], options.read)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ def service(cores: Cores, upstream: Upstream) -> Iterator[Service]:
         environ |= {
             "AGENTSVC_DATABASE_URL": f"sqlite:///{folder}/bench.sqlite3",
             "AGENTSVC_GRPC_ADDRESS": f"127.0.0.1:{port}",
+            "AGENTSVC_ADMIN_ADDRESS": "127.0.0.1:0",
             "AGENTSVC_HTTP_ADDRESS": f"127.0.0.1:{free_port()}",
             "OPENAI_API_KEY": "bench",
             "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream.port}/v1",

@@ -41,7 +41,7 @@ def agentsvc(home: Path, *arguments: str, **variables: str) -> subprocess.Comple
 def serving(home: Path, *arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``agentsvc serve`` on a free port, and its address once it is ready."""
     command = [sys.executable, "-m", "agentsvc.main", "serve", *arguments]
-    variables = {"AGENTSVC_GRPC_ADDRESS": "127.0.0.1:0"} | variables
+    variables = {"AGENTSVC_GRPC_ADDRESS": "127.0.0.1:0", "AGENTSVC_ADMIN_ADDRESS": "127.0.0.1:0"} | variables
     with (
         (home / "log").open("w") as log,
         subprocess.Popen(

@@ -12,6 +12,7 @@ from agentsvc.providers.dialect import Endpoint
 from agentsvc.providers.registry import PROVIDERS
 from agentsvc.settings import DEV_DATABASE_URL, Settings, SettingsError, is_loopback
 from agentsvc.telemetry.log import LogFormat
+from agentsvc.transport.admin import AdminConfig
 
 
 @tool
@@ -30,7 +31,7 @@ def problems(environ: dict[str, str], *, dev: bool = False) -> tuple[str, ...]:
 
 
 def test_an_empty_environment_is_enough():
-    assert Settings.load({}) == Settings()
+    assert Settings.load({}) == Settings(admin=AdminConfig())
 
 
 def test_the_defaults_keep_to_this_machine():
@@ -55,6 +56,9 @@ def test_the_defaults_keep_to_this_machine():
         ("AGENTSVC_POOL__FIRST_TOKEN_TIMEOUT", "5", "pool.first_token_timeout", 5.0),
         ("AGENTSVC_POOL__IDLE_TIMEOUT", "7.5", "pool.idle_timeout", 7.5),
         ("AGENTSVC_POOL__RETRY__MAX_RETRIES", "0", "pool.retry.max_retries", 0),
+        ("AGENTSVC_ADMIN_ADDRESS", "127.0.0.1:0", "admin.address", "127.0.0.1:0"),
+        ("AGENTSVC_ADMIN_ADDRESS", "off", "admin", None),
+        ("AGENTSVC_METRICS_MODELS", "gpt-5, claude-opus-4-1", "metrics_models", ("gpt-5", "claude-opus-4-1")),
         ("AGENTSVC_LOG__FORMAT", "json", "log.format", LogFormat.JSON),
         ("AGENTSVC_SHUTDOWN_GRACE", "1", "shutdown_grace", 1.0),
     ],
@@ -75,7 +79,7 @@ def test_the_file_has_the_same_names_and_the_environment_wins(tmp_path: Path):
 
 
 def test_an_empty_variable_is_an_unset_one():
-    assert Settings.load({"AGENTSVC_REDIS_URL": "", "AGENTSVC_TOOLS": "", "OPENAI_API_KEY": ""}) == Settings()
+    assert Settings.load({"AGENTSVC_REDIS_URL": "", "AGENTSVC_TOOLS": "", "OPENAI_API_KEY": ""}) == Settings.load({})
 
 
 @pytest.mark.parametrize(
@@ -102,11 +106,14 @@ def test_an_empty_variable_is_an_unset_one():
         ({"AGENTSVC_REDIS_URL": "redis://x"}, "AGENTSVC_REDIS_URL is set, but"),
         ({"AGENTSVC_CONFIG": "/no/such.toml"}, "AGENTSVC_CONFIG names '/no/such.toml', which cannot be read"),
         ({"AGENTSVC_GRPC_ADDRESS": "0.0.0.0:50051"}, "AGENTSVC_GRPC_PLAINTEXT=allow"),
+        ({"AGENTSVC_ADMIN_ADDRESS": "9464"}, "'9464': write host:port, for example 127.0.0.1:9464, or off."),
+        ({"AGENTSVC_ADMIN_ADDRESS": "0.0.0.0:9464"}, "AGENTSVC_ADMIN_PLAINTEXT=allow"),
         ({"AGENTSVC_TLS__CERTIFICATE": __file__}, "set both or none"),
         ({"AGENTSVC_TLS__CLIENT_CA": __file__}, "AGENTSVC_TLS__CLIENT_CA needs"),
         ({"AGENTSVC_TLS__CERTIFICATE": "/no/c", "AGENTSVC_TLS__KEY": __file__}, "names '/no/c', which is not a file"),
         ({"AGENTSVC_DEV_TOKEN": "x"}, "AGENTSVC_DEV_TOKEN is for `agentsvc serve --dev` only"),
         ({"OPENAI_BASE_URL": "api.openai.com"}, "OPENAI_BASE_URL is 'api.openai.com': write an address"),
+        ({"OLLAMA_HOST": "gpu box:port"}, "OLLAMA_HOST is 'gpu box:port': write an address"),
         ({"OPENAI_API_KEY": "two words"}, "OPENAI_API_KEY is not usable"),
         ({"OPENAI_API_KEY": "schlüssel"}, "OPENAI_API_KEY is not usable"),
     ],
@@ -136,7 +143,7 @@ def test_a_typing_error_in_the_file_is_told_with_the_file(tmp_path: Path):
 
 def test_what_kubernetes_says_about_a_service_of_our_name_is_no_setting():
     links = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_50051_TCP", "PORT_50051_TCP_ADDR")
-    assert Settings.load({f"AGENTSVC_{link}": "10.0.0.1" for link in links}) == Settings()
+    assert Settings.load({f"AGENTSVC_{link}": "10.0.0.1" for link in links}) == Settings.load({})
 
 
 def test_beyond_loopback_with_tls_or_with_plaintext_asked_for(tmp_path: Path):
@@ -166,7 +173,17 @@ def test_loopback_is_what_only_this_machine_reaches(address: str, *, expected: b
     assert is_loopback(address) is expected
 
 
+def test_operators_beyond_loopback_must_be_asked_for():
+    said = {"AGENTSVC_ADMIN_ADDRESS": "0.0.0.0:9464", "AGENTSVC_ADMIN_PLAINTEXT": "allow"}
+    assert Settings.load(said).admin == AdminConfig("0.0.0.0:9464", exposed=True)
+    with pytest.raises(ValueError, match="open to others"):
+        AdminConfig("0.0.0.0:9464")
+
+
 class TestDev:
+    def test_its_port_for_operators_is_any_free_one(self):
+        assert Settings.load({}, dev=True).admin == AdminConfig("127.0.0.1:0")
+
     def test_it_keeps_its_own_file(self):
         assert Settings.load({}, dev=True).storage.url == DEV_DATABASE_URL
 
@@ -182,12 +199,15 @@ class TestDev:
         [
             ("AGENTSVC_GRPC_ADDRESS", "0.0.0.0:50051"),
             ("AGENTSVC_HTTP_ADDRESS", "0.0.0.0:8080"),
+            ("AGENTSVC_ADMIN_ADDRESS", "0.0.0.0:9464"),
             ("AGENTSVC_DATABASE_URL", "sqlite:///agentsvc.db"),
             ("AGENTSVC_DATABASE_URL", "postgresql://db/x"),
         ],
     )
     def test_it_never_leaves_this_machine_nor_touches_real_data(self, name: str, value: str):
-        (problem,) = problems({name: value, "AGENTSVC_GRPC_PLAINTEXT": "allow"}, dev=True)
+        (problem,) = problems(
+            {name: value, "AGENTSVC_GRPC_PLAINTEXT": "allow", "AGENTSVC_ADMIN_PLAINTEXT": "allow"}, dev=True
+        )
         assert problem.startswith(name)
         assert "drop --dev" in problem
 
@@ -207,7 +227,34 @@ class TestProviders:
 
     def test_further_settings_of_a_vendor_come_along(self):
         environ = {"OPENAI_API_KEY": "k", "OPENAI_ORG_ID": "org-1"}
-        assert Settings.load(environ).endpoints == {"openai": Endpoint("", "k", {"organization": "org-1"})}
+        assert Settings.load(environ).endpoints["openai"] == Endpoint("", "k", {"organization": "org-1"})
+
+    @pytest.mark.parametrize(
+        ("host", "address"),
+        [
+            ("0.0.0.0", "http://0.0.0.0:11434"),
+            ("gpu-box:8080", "http://gpu-box:8080"),
+            (":8080", "http://127.0.0.1:8080"),
+            ("[::1]", "http://[::1]:11434"),
+            ("gpu-box/ollama/", "http://gpu-box:11434/ollama"),
+            ("https://ollama.example.com/", "https://ollama.example.com"),
+        ],
+    )
+    def test_ollamas_host_is_read_as_ollama_reads_it(self, host: str, address: str):
+        assert Settings.load({"OLLAMA_HOST": host}).endpoints["ollama"].base_url == address
+
+    def test_azure_has_its_surface_and_its_deployment(self):
+        azure = {
+            "AZURE_OPENAI_API_KEY": "k",
+            "AZURE_OPENAI_ENDPOINT": "https://acme.openai.azure.com/",
+            "OPENAI_API_VERSION": "2024-10-21",
+            "AZURE_OPENAI_DEPLOYMENT": "mini",
+        }
+        assert Settings.load(azure).endpoints == {
+            "azure": Endpoint("https://acme.openai.azure.com", "k", {"api_version": "2024-10-21", "model": "mini"})
+        }
+        newer = Settings.load(azure | {"AZURE_OPENAI_API_VERSION": "2025-01-01"}).endpoints["azure"]
+        assert newer.extra["api_version"] == "2025-01-01"
 
 
 class TestTools:

@@ -231,7 +231,7 @@ class MemoryUpdated:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """Exactly one per run, always last."""
+    """Exactly one per run, always last. ``event_loop_lag_us``: the longest stall of the process while the run went on."""
 
     state: RunState
     error: Error | None
@@ -241,6 +241,7 @@ class RunFinished:
     cost: Cost | None
     persisted: bool
     framework_overhead_us: int
+    event_loop_lag_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

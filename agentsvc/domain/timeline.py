@@ -39,14 +39,32 @@ class StageTiming:
     critical: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerTiming:
+    """One answer of a model, as a span of its own: when it was asked for, when its first and its last chunk were here.
+
+    A chunk is what one read brought; times are readings of the timeline's clock. ``first_ns`` is 0 when nothing came or
+    the answer was asked for in one body. ``failure`` is the reason it failed of, empty when it did not.
+    """
+
+    provider: str
+    model: str
+    asked_ns: int
+    first_ns: int
+    last_ns: int
+    chunks: int
+    failure: str = ""
+
+
 class Timeline:
     """Collects the stages of one run. Closing a critical stage opens the next: no gap, no overlap.
 
     ``waited_ns`` is time spent on others (provider, tools, parked, configured delays): what is left of the total is ours.
-    ``answered`` from the run's first token on: later answers of models add to ``waited_ns``, but no stages.
+    ``answered`` from the run's first token on: later answers of models add to ``waited_ns``, but no stages. All of them
+    are in ``answers``.
     """
 
-    __slots__ = ("_clock", "_cut", "_stages", "answered", "started_ns", "waited_ns")
+    __slots__ = ("_clock", "_cut", "_stages", "answered", "answers", "started_ns", "waited_ns")
 
     def __init__(self, started_ns: int | None = None, clock: Callable[[], int] = perf_counter_ns) -> None:
         self._clock = clock
@@ -55,12 +73,23 @@ class Timeline:
         self._stages: list[tuple[str, int, int, bool]] = []
         self.waited_ns = 0
         self.answered = False
+        self.answers: list[AnswerTiming] = []
 
     def reached(self, stage: str, at_ns: int | None = None) -> None:
         """The critical path leaves ``stage`` now; it had entered it when the one before ended."""
         now = self._clock() if at_ns is None else max(at_ns, self._cut)
         self._stages.append((stage, self._cut, now, True))
         self._cut = now
+
+    def held_back(self) -> None:
+        """The first token leaves only now: what a buffer held it back for belongs to the last critical stage."""
+        now = self._clock()
+        for position in range(len(self._stages) - 1, -1, -1):
+            stage, start, _, critical = self._stages[position]
+            if critical:
+                self._stages[position] = stage, start, now, True
+                self._cut = now
+                return
 
     def beside(self, stage: str, start_ns: int, end_ns: int) -> None:
         """A stage that ran beside the critical path."""

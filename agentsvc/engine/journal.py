@@ -4,6 +4,10 @@ A run appends, readers take. There is no queue per reader: a reader is a cursor,
 waits on one bare future. So a slow reader costs nothing and delays nobody; when the journal's cap pushes out what it
 has not read yet, it is told SLOW_CONSUMER the next time it asks.
 
+A run may also walk beside its reader (``keep_step``): while the reader is busy with one entry, only one more is made,
+and what the provider sends meanwhile is read, decoded and sent as one. It costs no latency, since the reader could not
+have sent it earlier, and makes a flood cheaper the faster it is.
+
 Only the wire bytes are kept (about 40 bytes beside their length; values would cost 260). Entry ``n`` of the list has
 the sequence ``oldest + n``. Not thread-safe: everything happens on the event loop.
 """
@@ -21,6 +25,7 @@ from agentsvc.domain.events import Event, RunFinished, RunState
 Encoder = Callable[[int, int, int, Event], bytes]
 """``(sequence, elapsed_us, step, event) -> wire bytes``; handed in by the door that owns the wire format."""
 
+_HANDFUL = 64  # entries
 _ENTRY_BYTES = 41  # a bytes object's header and its place in the list
 
 
@@ -85,13 +90,29 @@ class Library:
 class Journal:
     """One run's events. ``oldest`` is the first sequence still kept, ``last`` the newest; empty when ``last < oldest``."""
 
-    __slots__ = ("__weakref__", "_entries", "_library", "_started_ns", "_waiting", "end", "last", "oldest", "size")
+    __slots__ = (
+        "__weakref__",
+        "_entries",
+        "_library",
+        "_room",
+        "_started_ns",
+        "_waiting",
+        "end",
+        "followers",
+        "last",
+        "oldest",
+        "size",
+        "taken",
+    )
 
     def __init__(self, library: Library, started_ns: int) -> None:
         self._library = library
         self._started_ns = started_ns
         self._entries: list[bytes] = []
         self._waiting: list[asyncio.Future[None]] = []
+        self._room: asyncio.Future[None] | None = None
+        self.followers = 0  # readers that take what they are given
+        self.taken = 0  # how far the first of them is
         self.oldest = 1
         self.last = 0
         self.size = 0
@@ -163,7 +184,10 @@ class Journal:
         self._library.used -= freed
 
     def since(self, after: int) -> list[bytes]:
-        """The wire bytes of everything after ``after``; SLOW_CONSUMER when part of it is gone."""
+        """The wire bytes of what comes after ``after``, a handful at most; SLOW_CONSUMER when part of it is gone.
+
+        A handful, since a reader that is stalled in a write must not pin what the journal has long given up.
+        """
         if after < self.oldest - 1:
             raise AgentsvcError(
                 Reason.SLOW_CONSUMER,
@@ -171,13 +195,45 @@ class Journal:
                 "Subscribe again from the oldest sequence, or read the whole text with GetRun.",
                 metadata={"oldest_sequence": str(self.oldest), "last_sequence": str(self.last)},
             )
-        return self._entries[after - self.oldest + 1 :]
+        start = after - self.oldest + 1
+        return self._entries[start : start + _HANDFUL]
 
     def wait(self) -> asyncio.Future[None]:
         """Done with the next append."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         return future
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the run has outrun every reader it has: the last two entries have been taken by none."""
+        return self.followers > 0 and self.last - self.taken > 1
+
+    async def keep_step(self) -> None:
+        """Waits until the first reader has caught up, or none is left."""
+        while self.ahead:
+            if self._room is None:
+                self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def caught_up(self, cursor: int) -> None:
+        """A reader has taken everything up to ``cursor``."""
+        self.taken = max(self.taken, cursor)
+        self._go_on()
+
+    def joined(self) -> None:
+        """A reader that takes what it is given has come."""
+        self.followers += 1
+
+    def left(self) -> None:
+        """Such a reader has gone."""
+        self.followers -= 1
+        self._go_on()
+
+    def _go_on(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -201,13 +257,17 @@ class Reader:
         self._on_close = told
 
     def take(self) -> list[bytes]:
-        """What is there after the cursor, as wire bytes; empty when nothing is. Moves the cursor past it.
+        """What is there after the cursor (a handful at most), as wire bytes; empty when nothing is. Moves past it.
 
         Raises:
             AgentsvcError: SLOW_CONSUMER when the reader fell off the cap.
         """
-        entries = self.journal.since(self.cursor)
-        self.cursor += len(entries)
+        journal = self.journal
+        entries = journal.since(self.cursor)
+        if entries:
+            self.cursor += len(entries)
+            if self.cursor > journal.taken:
+                journal.caught_up(self.cursor)
         return entries
 
     def elapsed_us(self) -> int:

@@ -73,7 +73,8 @@ class Live:
     """One run, from its admission until its journal is dropped.
 
     ``prepare`` assembles the plan when the run has its session's turn. ``on_settled`` is told once, when the run's
-    slot and session are free again; ``on_ended`` once, after run_finished.
+    slot and session are free again; ``on_ended`` once, after run_finished. ``lag_since`` a perf_counter_ns reading is how
+    long the event loop has kept things waiting, in microseconds.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Live:
         self.conversation = conversation
         self.on_settled: Callable[[Live], None] = _nothing
         self.on_ended: Callable[[Live], None] = _nothing
+        self.lag_since: Callable[[int], int] = _no_lag
         self._run = run
         self.started = started
         self._ledger = ledger
@@ -123,6 +125,11 @@ class Live:
         self._task = loop.create_task(self._drive(), name=self.run_id)
 
     @property
+    def readers(self) -> int:
+        """How many read it now."""
+        return self._readers
+
+    @property
     def state(self) -> RunState:
         """Where the run is now."""
         return self._run.state
@@ -135,14 +142,16 @@ class Live:
         if self._running and self._task is not None:
             self._task.cancel()
 
-    def reader(self, after: int = 0) -> Reader:
-        """A reader of this run's events after ``after``.
+    def reader(self, after: int = 0, *, follows: bool = True) -> Reader:
+        """A reader of this run's events after ``after``. ``follows`` False: it is only there, and takes nothing.
 
         Raises:
             AgentsvcError: CURSOR_OUT_OF_RANGE.
         """
         reader = self.journal.reader(after)
-        reader.on_close(self._left)
+        reader.on_close(self._follower_left if follows else self._left)
+        if follows:
+            self.journal.joined()
         self._readers += 1
         if self._leave_timer is not None:
             self._leave_timer.cancel()
@@ -165,6 +174,10 @@ class Live:
             usage=self._transcript.usage,
             last_sequence=self.journal.last,
         )
+
+    def _follower_left(self, detached: bool) -> None:
+        self.journal.left()
+        self._left(detached)
 
     def _left(self, detached: bool) -> None:
         """A reader closed. Being detached by us never counts as leaving."""
@@ -209,8 +222,12 @@ class Live:
         self._run = replace(self._run, state=RunState.RUNNING)
         self._plan = plan = self._prepare(self)
         self.timeline.reached(Stage.PROMPT)
-        append, transcript = self.journal.append, self._transcript
-        show_timings = plan.streaming.emit_timings
+        journal, transcript = self.journal, self._transcript
+        append = journal.append
+        # Under CONTINUE a run neither stalls nor slows, whoever reads.
+        in_step = self.request.options.on_disconnect is OnDisconnect.CANCEL
+        held_back, show_timings = bool(plan.streaming.text_buffer_size), plan.streaming.emit_timings
+        first = held_back or show_timings
         async with aclosing(converse(plan, transcript, self.timeline)) as events:
             async for event in events:
                 if self._cause is not None:
@@ -219,9 +236,16 @@ class Live:
                     # The session is free and its history readable before anybody learns that the answer is final.
                     self._settle(COMPLETED)
                 append(event, transcript.step)
-                if show_timings and isinstance(event, TextDelta | ReasoningDelta | ToolCallStarted):
-                    append(Timings(self.timeline.timings()), transcript.step)
-                    show_timings = False
+                if first and isinstance(event, TextDelta | ReasoningDelta | ToolCallStarted):
+                    first = False
+                    if held_back:
+                        self.timeline.held_back()
+                    if show_timings:
+                        append(Timings(self.timeline.timings()), transcript.step)
+                if in_step and journal.ahead:
+                    waiting = self.timeline.now_ns()
+                    await journal.keep_step()
+                    self.timeline.waited(waiting)
         return COMPLETED
 
     async def _turn(self) -> None:
@@ -289,6 +313,7 @@ class Live:
                 cost=run.cost,
                 persisted=persisted,
                 framework_overhead_us=run.framework_overhead_us,
+                event_loop_lag_us=self.lag_since(self.timeline.started_ns),
             ),
             self._transcript.step,
         )
@@ -306,3 +331,8 @@ class Live:
 
 def _nothing(_: Live) -> None:
     """Nobody wants to know."""
+
+
+def _no_lag(_: int) -> int:
+    """Nobody measures."""
+    return 0

@@ -6,7 +6,7 @@ The heart of the service, and one async generator; numbering, storage, limits on
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +18,7 @@ from agentsvc.domain.events import (
     BudgetKind,
     Event,
     GenerationCompleted,
+    ModelEvent,
     ModelFailed,
     ModelFinished,
     ReasoningDelta,
@@ -31,7 +32,7 @@ from agentsvc.domain.events import (
 from agentsvc.domain.messages import FinishReason, ToolCall
 from agentsvc.domain.ports import ChatModel, ModelRequest
 from agentsvc.domain.runs import ToolChoice, ToolChoiceMode
-from agentsvc.domain.timeline import Timeline
+from agentsvc.domain.timeline import AnswerTiming, Timeline
 from agentsvc.engine import estimate
 from agentsvc.engine.budget import BudgetExceeded, Meter
 from agentsvc.engine.shaping import shaped
@@ -101,7 +102,7 @@ async def _answer(
 ) -> AsyncGenerator[Event, None]:
     """One answer of the model. Closing it closes the provider's connection at once."""
     answer = transcript.begin_step(step, request)
-    async with aclosing(plan.model.stream(request, timeline)) as batches:
+    async with aclosing(_timed(plan, request, timeline)) as batches:
         async for batch in batches:
             for event in batch:
                 match event:
@@ -117,6 +118,23 @@ async def _answer(
                     case Annotation():
                         if plan.streaming.emit_metadata:
                             yield event
+
+
+async def _timed(plan: Plan, request: ModelRequest, timeline: Timeline) -> AsyncGenerator[Sequence[ModelEvent], None]:
+    """The model's answer as it comes; when it came is noted on the timeline, however it ends."""
+    asked, first, chunks, failure = timeline.now_ns(), 0, 0, ""
+    try:
+        async with aclosing(plan.model.stream(request, timeline)) as batches:
+            async for batch in batches:
+                if not chunks and request.stream:
+                    first = timeline.now_ns()
+                chunks += 1
+                if isinstance(last := batch[-1], ModelFailed):
+                    failure = last.error.reason
+                yield batch
+    finally:
+        timing = AnswerTiming(plan.model.provider, request.model, asked, first, timeline.now_ns(), chunks, failure)
+        timeline.answers.append(timing)
 
 
 async def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from agentsvc.domain.ports import ChatModel, Filter, Ledger, Page, PageRequest, 
 from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Principal, Run, RunRequest
 from agentsvc.domain.timeline import Stage, Timeline
 from agentsvc.engine import prompt
+from agentsvc.engine.admission import Admission, LimitsConfig, Place
 from agentsvc.engine.catalog import Catalog, Prepared
 from agentsvc.engine.ids import new_id
 from agentsvc.engine.journal import Library, Reader
@@ -33,8 +35,18 @@ class RunsConfig:
     max_steps: int = 10
 
 
+@dataclass(frozen=True, slots=True)
+class DrainConfig:
+    """``settle``: seconds after the first sign of the end in which all is served but new runs, whoever is left.
+
+    Until then load balancers have learnt that nothing new may come here.
+    """
+
+    settle: float = 5.0
+
+
 class Runs:
-    """Starts runs and remembers them for as long as their journals are kept."""
+    """Starts runs and remembers them for as long as their journals are kept. ``admission`` None: the default limits."""
 
     def __init__(
         self,
@@ -44,7 +56,9 @@ class Runs:
         library: Library,
         store: RunStore,
         ledger: Ledger,
+        admission: Admission | None = None,
     ) -> None:
+        self.admission = admission or Admission(LimitsConfig())
         self._config = config
         self._catalog = catalog
         self._sessions = sessions
@@ -55,6 +69,7 @@ class Runs:
         self._by_request: dict[tuple[str, str], asyncio.Future[Live | None]] = {}
         self._draining = False
         self.on_ended: Callable[[Live], None] = lambda _: None
+        self.lag_since: Callable[[int], int] = lambda _: 0
 
     async def start(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Live:
         """Starts a run, or joins the one that the same ``request_id`` started before.
@@ -63,7 +78,7 @@ class Runs:
 
         Raises:
             AgentsvcError: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, PROVIDER_NOT_CONFIGURED,
-                CAPABILITY_MISSING, REQUEST_ID_REUSED, STORAGE_UNAVAILABLE.
+                CAPABILITY_MISSING, REQUEST_ID_REUSED, STORAGE_UNAVAILABLE, LIMIT_EXCEEDED, OVERLOADED, DRAINING.
         """
         if not request.request_id:
             return await self._start(principal, request, timeline)
@@ -83,6 +98,11 @@ class Runs:
             raise
         claim.set_result(live)
         return live
+
+    def census(self) -> tuple[int, int]:
+        """How many runs go on, and how many readers all runs have; counted when asked."""
+        lives = self._live.values()
+        return sum(not live.state.ended for live in lives), sum(live.readers for live in lives)
 
     def find(self, principal: Principal, run_id: str) -> Live | None:
         """The run if this process still holds it."""
@@ -124,21 +144,36 @@ class Runs:
             return await live.ended()
         return await self.get(principal, run_id)
 
-    async def drain(self, grace: float) -> None:
-        """At shutdown: no new runs; those that go on have ``grace`` seconds to end, then they end INTERRUPTED."""
+    def close_doors(self) -> None:
+        """No new runs from now on, and those that wait for a place are refused. What runs goes on, and can be read."""
         self._draining = True
-        ends = {asyncio.ensure_future(live.ended()): live for live in self._live.values()}
-        if ends:
-            _, late = await asyncio.wait(ends, timeout=grace)
-            for end in late:
-                ends[end].stop(INTERRUPTED)
-            await asyncio.wait(ends)
+        self.admission.close(_going_away)
+
+    async def all_ended(self) -> None:
+        """Returns when every run is over. For after ``close_doors``: until then there may always be another one."""
+        for live in tuple(self._live.values()):
+            await live.ended()
+
+    def interrupt(self) -> None:
+        """Ends every run that is left, INTERRUPTED: neither its caller's doing nor a failure."""
+        for live in self._live.values():
+            live.stop(INTERRUPTED)
 
     async def _start(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Live:
         if self._draining:
-            raise AgentsvcError(Reason.DRAINING, "The service is shutting down. Call again: another replica answers.")
-        tenant = principal.tenant_id
+            raise _going_away()
+        place = self.admission.take_run(principal) or await self.admission.wait_for_run(principal)
         timeline.reached(Stage.ADMISSION)
+        try:
+            live = await self._admitted(principal.tenant_id, request, timeline)
+        except BaseException:
+            place.release()
+            raise
+        # Its task has not had its first turn yet: nothing can have ended meanwhile.
+        live.on_settled = lambda live: self._leave(place, live)
+        return live
+
+    async def _admitted(self, tenant: str, request: RunRequest, timeline: Timeline) -> Live:
         prepared = self._catalog.cached(tenant, request.agent_id) or await self._catalog.prepare(
             tenant, request.agent_id
         )
@@ -147,6 +182,8 @@ class Runs:
         timeline.reached(Stage.AGENT)
         run_id = new_id("run")
         conversation = await self._conversation(tenant, request)
+        if self._draining:  # since the last await: whoever counts the runs that are left has not seen this one
+            raise _going_away()
         self._seat(tenant, conversation, request, run_id)
         timeline.reached(Stage.SESSION)
         try:
@@ -180,6 +217,8 @@ class Runs:
             case OnSessionBusy.REJECT:
                 conversation.take(run_id)
             case OnSessionBusy.QUEUE:
+                if len(conversation.lined_up) > (most := self.admission.config.queue_per_session):
+                    raise conversation.busy(f"{most} runs wait for their turn already. Call again later.")
                 conversation.line_up(run_id)
 
     def _launch(
@@ -254,8 +293,14 @@ class Runs:
         conversation.fresh = False
         self._live[tenant, run_id] = live
         live.on_ended = self._retire
+        live.lag_since = self.lag_since
         live.begin(min(budget.wall_clock or self._config.max_run_time, self._config.max_run_time))
         return live
+
+    def _leave(self, place: Place, live: Live) -> None:
+        """The run has given its answer: the place is free, whatever still happens to its rows and its readers."""
+        self.admission.ran(live.journal.elapsed_us() / 1e6)
+        place.release()
 
     def _retire(self, live: Live) -> None:
         """The run is over: its journal can still be read for a while."""
@@ -266,6 +311,15 @@ class Runs:
         self._live.pop((live.tenant_id, live.run_id), None)
         self._by_request.pop((live.tenant_id, live.request.request_id), None)
         self._library.drop(live.journal)
+
+
+def _going_away() -> AgentsvcError:
+    """DRAINING. When to come back is spread: it is another replica that all of them go to."""
+    return AgentsvcError(
+        Reason.DRAINING,
+        "The service is shutting down. Call again: another replica answers.",
+        retry_after=random.uniform(0.25, 1),  # noqa: S311 - spread, not secrecy
+    )
 
 
 def _same(live: Live, request: RunRequest) -> Live:

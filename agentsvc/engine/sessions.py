@@ -44,12 +44,13 @@ class Conversation:
             raise self.busy()
         self.run_id = run_id
 
-    def busy(self) -> AgentsvcError:
+    def busy(
+        self, advice: str = "Wait for its end, cancel it, or set options.on_session_busy to QUEUE or INTERRUPT."
+    ) -> AgentsvcError:
         """SESSION_BUSY, naming the run that has the turn."""
         return AgentsvcError(
             Reason.SESSION_BUSY,
-            f"Session {self.session.session_id!r} is answering run {self.run_id!r}. Wait for its end, cancel it, "
-            "or set options.on_session_busy to QUEUE or INTERRUPT.",
+            f"Session {self.session.session_id!r} is answering run {self.run_id!r}. {advice}",
             metadata={"run_id": self.run_id},
         )
 

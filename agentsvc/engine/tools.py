@@ -213,7 +213,9 @@ async def _outcome(tool: Tool | None, call: ToolCall, context: CallContext) -> t
             return ToolStatus.OK, _content(await _call(tool.function, keywords))
     except ToolError as error:
         return ToolStatus.ERROR, (Text(str(error)),)
-    except (Exception, SystemExit) as error:  # a tool is foreign code: whatever it raises is its result, not ours
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # a tool is foreign code: whatever it raises is its result, not ours
         if limit.expired():
             return ToolStatus.TIMEOUT, (Text(f"The tool did not answer within {tool.timeout:g} s."),)
         _log.warning("tool %s failed", call.name, exc_info=True)
@@ -223,8 +225,19 @@ async def _outcome(tool: Tool | None, call: ToolCall, context: CallContext) -> t
 async def _call(function: Callable[..., Any], keywords: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(**keywords)
-    call = partial(copy_context().run, function, **keywords)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+    call = partial(copy_context().run, _tried, function, keywords)
+    value, failure = await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+    if failure is not None:
+        raise failure
+    return value
+
+
+def _tried(function: Callable[..., Any], keywords: dict[str, Any]) -> tuple[Any, BaseException | None]:
+    """What it returned or raised: a future takes no StopIteration, so whoever awaits it would wait for ever."""
+    try:
+        return function(**keywords), None
+    except BaseException as failure:  # raised again in the task that waits
+        return None, failure
 
 
 def _content(value: Any) -> tuple[Part, ...]:

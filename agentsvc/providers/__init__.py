@@ -3,8 +3,10 @@
 from agentsvc.providers.anthropic import Anthropic
 from agentsvc.providers.dialect import Decoder, Dialect, Endpoint, HttpRequest, Provider
 from agentsvc.providers.errors import Vendor
+from agentsvc.providers.models import connect
 from agentsvc.providers.openai_chat import OpenAIChat
 from agentsvc.providers.openai_request import Accent
+from agentsvc.providers.pool import PoolConfig
 from agentsvc.providers.registry import PROVIDERS, installed
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "Endpoint",
     "HttpRequest",
     "OpenAIChat",
+    "PoolConfig",
     "Provider",
     "Vendor",
+    "connect",
     "installed",
 ]

@@ -128,9 +128,17 @@ class Framing(Protocol):
     broken: str
 
     @property
-    def stray(self) -> bytes: ...
-    def feed(self, chunk: bytes) -> list[bytes]: ...
-    def close(self) -> list[bytes]: ...
+    def stray(self) -> bytes:
+        """What was no event, for the end to look at."""
+        ...
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The JSON of every event that the chunk completes."""
+        ...
+
+    def close(self) -> list[bytes]:
+        """The JSON of the event that was pending when the connection ended."""
+        ...
 
 
 class StreamDecoder(Generic[Chunk]):

@@ -95,6 +95,7 @@ class Provider:
 
     ``base_url`` is the public default, empty where the operator must say it (Azure, Huawei). ``needs_key`` is False for
     Ollama and the like. ``extra_env``: ``Endpoint.extra`` name -> environment variables, the first set one counts.
+    ``read_base_url`` makes an address of what the vendor's own variable may hold.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Provider:
     default_model: str = ""
     capabilities: Capabilities = Capabilities()
     extra_env: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    read_base_url: Callable[[str], str] = str
 
     @classmethod
     def of(
@@ -117,6 +119,7 @@ class Provider:
         base_url: str = "",
         key_env: tuple[str, ...] = (),
         base_url_env: tuple[str, ...] = (),
+        read_base_url: Callable[[str], str] = str,
         needs_key: bool = True,
         default_model: str = "",
         capabilities: Capabilities | None = None,
@@ -137,6 +140,7 @@ class Provider:
             base_url=base_url,
             key_env=keys,
             base_url_env=urls,
+            read_base_url=read_base_url,
             needs_key=needs_key,
             default_model=default_model,
             capabilities=capabilities or Capabilities(),

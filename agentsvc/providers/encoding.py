@@ -51,8 +51,16 @@ def text_of(message: Message, api: str) -> str:
 
 def system_text(request: ModelRequest) -> str:
     """Everything the system says, for formats that have one place for it."""
-    said = [request.instructions, *(message.text for message in request.messages if message.role is Role.SYSTEM)]
-    return "\n\n".join(text for text in said if text)
+    texts = [request.instructions, *(message.text for message in request.messages if message.role is Role.SYSTEM)]
+    return "\n\n".join(text for text in texts if text)
+
+
+def wanted_json(request: ModelRequest) -> str:
+    """The response schema in words, for formats that promise JSON but not its shape; empty without one."""
+    if not request.response_schema:
+        return ""
+    schema = msgspec.json.encode(request.response_schema).decode()
+    return f"Answer with one JSON object that follows this JSON Schema, and with nothing else:\n{schema}"
 
 
 def tool_mode(request: ModelRequest) -> ToolChoiceMode | None:

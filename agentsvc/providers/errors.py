@@ -219,7 +219,6 @@ _CLEAR_WORDS: Mapping[str, Reason] = {
     "permission_error": Reason.PROVIDER_PERMISSION,
     "permission_denied": Reason.PROVIDER_PERMISSION,
     "not_found_error": Reason.PROVIDER_NOT_FOUND,
-    "model_not_found": Reason.PROVIDER_NOT_FOUND,
     "deploymentnotfound": Reason.PROVIDER_NOT_FOUND,
     "rate_limit_error": Reason.PROVIDER_RATE_LIMIT,
     "rate_limit_exceeded": Reason.PROVIDER_RATE_LIMIT,
@@ -256,6 +255,7 @@ _STATUSES: Mapping[int, Reason] = {
     529: Reason.PROVIDER_OVERLOADED,
 }
 _VAGUE_WORDS: Mapping[str, Reason] = {
+    "model_not_found": Reason.PROVIDER_NOT_FOUND,  # stands on 400s, 403s and 404s
     "invalid_request_error": Reason.PROVIDER_INVALID_REQUEST,
     "invalid_argument": Reason.PROVIDER_INVALID_REQUEST,
     "badrequesterror": Reason.PROVIDER_INVALID_REQUEST,

@@ -73,12 +73,27 @@ class Candidate(msgspec.Struct, gc=False, rename="camel"):
     grounding_metadata: dict[str, Any] | None = None
 
 
+class PromptFeedback(msgspec.Struct, gc=False, rename="camel"):
+    """Why there is no answer."""
+
+    block_reason: str | None = None
+
+
+class Counts(msgspec.Struct, gc=False, rename="camel"):
+    """How many tokens so far; candidates without thoughts, the prompt with what was cached."""
+
+    prompt_token_count: Any = None
+    candidates_token_count: Any = None
+    thoughts_token_count: Any = None
+    cached_content_token_count: Any = None
+
+
 class ContentChunk(msgspec.Struct, gc=False, rename="camel"):
     """A stream's JSON, and the whole answer's."""
 
     candidates: list[Candidate] | None = None
-    usage_metadata: dict[str, Any] | None = None
-    prompt_feedback: dict[str, Any] | None = None
+    usage_metadata: Counts | None = None
+    prompt_feedback: PromptFeedback | None = None
     error: Any = None
 
 
@@ -128,7 +143,7 @@ class ContentAnswer(Answer[ContentChunk]):
         self._calls = CallAssembly()
         self._called = 0
         self._finish_reason: str | int = ""
-        self._usage: dict[str, Any] = {}
+        self._counts = Counts()
         self._turn: list[dict[str, Any]] = []  # what goes back, but for the text that is still growing
         self._growing: list[str] = []
         self._stateful = False
@@ -137,8 +152,8 @@ class ContentAnswer(Answer[ContentChunk]):
     def add(self, chunks: Sequence[ContentChunk]) -> None:
         """What a read brought."""
         for chunk in chunks:
-            if chunk.usage_metadata:
-                self._usage = chunk.usage_metadata
+            if chunk.usage_metadata is not None:
+                self._counts = chunk.usage_metadata
             if chunk.error:
                 self.fail(self.vendor.complaint({"error": chunk.error}))
                 return
@@ -152,10 +167,9 @@ class ContentAnswer(Answer[ContentChunk]):
                     self._finish_reason = candidate.finish_reason
                 if candidate.grounding_metadata:
                     self._cite(candidate.grounding_metadata.get("groundingChunks"))
-            if chunk.prompt_feedback and (blocked := chunk.prompt_feedback.get("blockReason")):
+            if chunk.prompt_feedback is not None and (blocked := chunk.prompt_feedback.block_reason):
                 error = self.vendor.error(Reason.CONTENT_FILTER)
-                told = {"provider_code": blocked} if blocked in _BLOCK_REASONS else {}
-                self.fail(replace(error, metadata=told))
+                self.fail(replace(error, metadata={"provider_code": blocked} if blocked in _BLOCKED else {}))
                 return
 
     def whole(self, value: Any) -> None:
@@ -179,12 +193,12 @@ class ContentAnswer(Answer[ContentChunk]):
 
     def usage(self) -> Usage | None:
         """Input includes what was cached, output what was thought. None before the vendor has counted anything."""
-        raw = self._usage
-        thoughts = count(raw.get("thoughtsTokenCount"))
+        counts = self._counts
+        thoughts = count(counts.thoughts_token_count)
         usage = Usage(
-            input_tokens=count(raw.get("promptTokenCount")),
-            output_tokens=count(raw.get("candidatesTokenCount")) + thoughts,
-            cached_input_tokens=count(raw.get("cachedContentTokenCount")),
+            input_tokens=count(counts.prompt_token_count),
+            output_tokens=count(counts.candidates_token_count) + thoughts,
+            cached_input_tokens=count(counts.cached_content_token_count),
             reasoning_tokens=thoughts,
         )
         return usage if usage.total_tokens else None
@@ -252,7 +266,7 @@ _FAILURES = frozenset(
         *("MISSING_THOUGHT_SIGNATURE", "LANGUAGE", "OTHER", "NO_IMAGE", "IMAGE_OTHER"),
     )
 )
-_BLOCK_REASONS = frozenset(
+_BLOCKED = frozenset(
     ("SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "MODEL_ARMOR", "JAILBREAK")
 )
 # google.ai.generativelanguage.v1beta.Candidate.FinishReason

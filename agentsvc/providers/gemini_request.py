@@ -102,7 +102,8 @@ def _contents(request: ModelRequest, vendor: str) -> list[dict[str, Any]]:
         else:
             turns.append({"role": role, "parts": parts})
     for turn in turns:
-        turn["parts"].sort(key=lambda part: turn["role"] == "user" and "functionResponse" not in part)
+        if turn["role"] == "user":
+            turn["parts"].sort(key=lambda part: "functionResponse" not in part)
     return turns
 
 

@@ -143,7 +143,7 @@ class Providers:
         """A model at the operator's address, or at the provider's public one."""
         if _is_played(provider, endpoint):
             return PlayedModel(provider, self._config)
-        if missing := _missing(provider, endpoint, (*provider.key_env, "its key")[0], _setting(provider)):
+        if missing := _missing(provider, endpoint, " or ".join(provider.key_env), _setting(provider)):
             raise AgentsvcError(
                 Reason.PROVIDER_NOT_CONFIGURED,
                 f"{provider.name} is not configured: set {missing} for the service.",
@@ -178,7 +178,7 @@ async def connect(
     extra: Mapping[str, str] | None = None,
     config: PoolConfig | None = None,
 ) -> AsyncGenerator[ChatModel, None]:
-    """A provider's model in your own process: ``async with connect("openai", api_key=...) as model``.
+    """A provider's model in your own process, to hand to an Agent.
 
     ``provider`` is the id of one that is installed, or one of your own. ``base_url`` empty: the provider's public address.
     ``extra``: see ``Endpoint``. Nothing is read from the environment; leaving the block closes the connections.
@@ -217,4 +217,4 @@ def _missing(provider: Provider, endpoint: Endpoint, key: str, url: str) -> str:
 
 
 def _setting(provider: Provider) -> str:
-    return provider.base_url_env[0] if provider.base_url_env else "the base URL"
+    return " or ".join(provider.base_url_env) or "the base URL"

@@ -14,6 +14,7 @@ import re
 MIB = 1 << 20
 
 _BOM = b"\xef\xbb\xbf"
+_SILENT = (b":", b"event:", b"id:")  # what most lines beside the data are
 _FIELD = re.compile(rb"[A-Za-z][\w-]*(?::|$)")  # an unknown but possible field; JSON and HTML never look like one
 
 
@@ -98,7 +99,7 @@ class EventStream:
                 break
             if line.startswith(b"data:"):
                 data.append(line[6:] if line.startswith(b"data: ") else line[5:])
-            elif not line.startswith(b":") and not _FIELD.match(line):
+            elif not line.startswith(_SILENT) and not _FIELD.match(line):
                 self._keep(line)
         return payloads
 

@@ -48,7 +48,7 @@ class StorageConfig:
     secret_key: str = field(default="", repr=False)
     pool_size: int = 10
     timeout: float = 2.0
-    batch_window: float = 0.004
+    batch_window: float = 0.01
     start_window: float = 0.05
     backlog_bytes: int = 64 << 20
     poll_interval: float = 0.5

@@ -1,7 +1,7 @@
 """The write-behind: runs and their messages are accepted at once, kept in memory and committed in batches.
 
 One task writes. What arrives within ``batch_window`` of an end shares its transaction (a commit costs far more than its
-rows); beginnings alone wait ``start_window``, and a run that ends before has only one row to be written. Rows are made
+rows), and nobody waits when no other run is open; beginnings alone wait ``start_window``, and a run that ends before has only one row to be written. Rows are made
 when they are written, so the caller pays for none of it. Entries are settled in the order of their acceptance, and each once: every statement may run again, so
 a commit whose answer got lost is simply repeated. While the database is away entries pile up to ``backlog_bytes``; a
 row that the database refuses is found by halving its batch and dropped alone.
@@ -64,6 +64,7 @@ class BatchingLedger(ports.Ledger):
         self._config = config
         self._owner = owner
         self._queue: deque[_Entry] = deque()  # everything accepted and not settled
+        self._open = 0  # runs that began and have not ended: who may soon share a commit
         self._accepted = 0
         self._settled = 0
         self._arrived = asyncio.Event()
@@ -82,6 +83,7 @@ class BatchingLedger(ports.Ledger):
         """A run began, or goes on in another state: its row is written as it is now, unless it has ended."""
         require_tenant(tenant_id)
         entry = _Entry(tenant_id, run, session, (), _size(run, ()), datetime.now(UTC))
+        self._open += 1
         if self._accept(entry) and self._hurry is None:
             loop = asyncio.get_running_loop()
             self._hurry = loop.call_later(self._config.start_window, self._arrived.set)
@@ -99,6 +101,7 @@ class BatchingLedger(ports.Ledger):
         turn = messages if run.session_id else ()  # a run that is not stored in a session has none
         landed: Future[None] = asyncio.get_running_loop().create_future()
         landed.add_done_callback(_retrieve)
+        self._open = max(0, self._open - 1)
         if self._accept(_Entry(tenant_id, run, None, turn, _size(run, turn), now, landed)):
             self._arrived.set()
         else:
@@ -153,7 +156,7 @@ class BatchingLedger(ports.Ledger):
         while True:
             await self._arrived.wait()
             if not self._closing:
-                await asyncio.sleep(self._config.batch_window)
+                await asyncio.sleep(self._config.batch_window if self._open else 0)
             if self._hurry is not None:
                 self._hurry.cancel()
                 self._hurry = None

@@ -6,6 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import Self
 
+from sqlalchemy import literal, select
+
 from agentsvc.domain.errors import AgentsvcError
 from agentsvc.storage import schema
 from agentsvc.storage.agents import Agents
@@ -81,6 +83,10 @@ class Storage:
             _presence=presence,
             _database=database,
         )
+
+    async def probe(self) -> None:
+        """Asks the database for a sign of life. STORAGE_UNAVAILABLE."""
+        await self._database.rows(select(literal(1)))
 
     async def close(self) -> None:
         """Writes what is left and lets everything go. Call it once."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,10 +86,38 @@ def logging_to(stream: TextIO, config: LogConfig) -> Iterator[None]:
         handler.close()
 
 
+def dropped() -> int:
+    """How many lines were lost because nobody read them."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, _Handoff))
+
+
 def run_ended(summary: RunSummary) -> None:
-    """The one line of a run."""
+    """The one line of a run. Costs the event loop an append: the line is made where it is written."""
+    level = logging.WARNING if summary.state is RunState.FAILED else logging.INFO
+    if _log.isEnabledFor(level):
+        _log.handle(_RunEnded(summary, level))
+
+
+class _RunEnded(logging.LogRecord):
+    """A run's line before it is made: none of what logging finds out about other records is worth its time here."""
+
+    def __init__(self, summary: RunSummary, level: int) -> None:  # its parent's __init__ is what is spared
+        self.__dict__.update(_BLANK)
+        self.summary = summary
+        self.levelno, self.levelname = level, logging.getLevelName(level)
+        self.created = time.time()
+
+    def spell_out(self) -> None:
+        """Puts the fields where formatters look for them."""
+        self.__dict__.update(_fields(self.__dict__.pop("summary")))
+
+
+_BLANK = logging.LogRecord(_log.name, logging.INFO, "", 0, "run ended", None, None).__dict__
+
+
+def _fields(summary: RunSummary) -> dict[str, object]:
     usage = summary.usage
-    fields = {
+    return {
         "run_id": summary.run_id,
         "tenant": summary.tenant_id,
         "agent": summary.agent_id,
@@ -104,7 +133,6 @@ def run_ended(summary: RunSummary) -> None:
         "output_tokens": usage.output_tokens,
         "usage_estimated": usage.estimated,
     }
-    _log.log(logging.WARNING if summary.state is RunState.FAILED else logging.INFO, "run ended", extra=fields)
 
 
 def redact(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
@@ -133,7 +161,7 @@ class _Handoff(logging.Handler):
         super().__init__()
         self._writer = writer
         self._waiting: deque[logging.LogRecord] = deque()
-        self._dropped = self._told = 0
+        self.dropped = self._told = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
@@ -143,7 +171,7 @@ class _Handoff(logging.Handler):
         if len(self._waiting) < _BACKLOG:
             self._waiting.append(record)
         else:
-            self._dropped += 1
+            self.dropped += 1
 
     def close(self) -> None:
         """Writes what is left, unless nobody takes it."""
@@ -158,8 +186,11 @@ class _Handoff(logging.Handler):
 
     def _drain(self) -> None:
         while self._waiting:
-            self._writer.handle(self._waiting.popleft())
-        if (dropped := self._dropped) > self._told:
+            record = self._waiting.popleft()
+            if isinstance(record, _RunEnded):
+                record.spell_out()
+            self._writer.handle(record)
+        if (dropped := self.dropped) > self._told:
             self._told = dropped
             message = f"log lines dropped so far because nobody read them: {dropped}"
             self._writer.handle(logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None))

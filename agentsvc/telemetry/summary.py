@@ -9,7 +9,7 @@ from agentsvc.domain.errors import Reason
 from agentsvc.domain.events import RunStarted, RunState
 from agentsvc.domain.messages import Usage
 from agentsvc.domain.runs import Run
-from agentsvc.domain.timeline import Stage, Timeline
+from agentsvc.domain.timeline import AnswerTiming, StageTiming, Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,14 @@ class RunSummary:
     duration_us: int
     overhead_us: int
     usage: Usage
+    stages: tuple[StageTiming, ...] = ()
+    answers: tuple[AnswerTiming, ...] = ()
 
     @classmethod
     def of(cls, tenant_id: str, run: Run, started: RunStarted, timeline: Timeline) -> Self:
         """The summary of an ended run."""
         stages = timeline.timings()
-        first = next((s for s in stages if s.stage == Stage.FIRST_TOKEN), None)
+        ttft = sum(stage.duration_us for stage in stages if stage.critical)
         return cls(
             run_id=run.run_id,
             tenant_id=tenant_id,
@@ -43,8 +45,10 @@ class RunSummary:
             model=started.model,
             state=run.state,
             reason=run.error.reason if run.error else None,
-            ttft_us=first.start_us + first.duration_us if first else None,
+            ttft_us=ttft if timeline.answered else None,
             duration_us=timeline.elapsed_us(),
             overhead_us=run.framework_overhead_us,
             usage=run.usage,
+            stages=stages,
+            answers=tuple(timeline.answers),
         )

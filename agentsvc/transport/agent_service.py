@@ -27,8 +27,8 @@ class AgentService:
     async def stream_chat(self, request: v1.StreamChatRequest, call: Call) -> None:
         """The answer while it is produced; the status agrees with run_finished."""
         live = await self._start(request, call)
-        finished = await relay(live.reader(), call, live.run_id, self._heartbeat)
-        set_trailers(call, live.run_id, finished.usage, finished.framework_overhead_us)
+        finished = await relay(live.reader(), call, self._heartbeat)
+        set_trailers(call, live.run_id, finished.usage, finished.framework_overhead_us, live.started)
         agree(finished.state, finished.error)
 
     async def subscribe_run(self, request: v1.SubscribeRunRequest, call: Call) -> None:
@@ -39,19 +39,22 @@ class AgentService:
         except BaseException:
             reader.close()
             raise
-        finished = await relay(reader, call, request.run_id, self._heartbeat, opened=True)
+        live = self._runs.find(call.principal, request.run_id)
+        finished = await relay(reader, call, self._heartbeat, opened=True)
+        started = live.started if live else None
+        set_trailers(call, request.run_id, finished.usage, finished.framework_overhead_us, started)
         agree(finished.state, finished.error)
 
     async def chat(self, request: v1.ChatRequest, call: Call) -> v1.ChatResponse:
         """The answer whole. The call counts as a reader, so its leaving counts too; it reads nothing of the journal."""
         live = await self._start(request, call)
-        reader = live.reader()
+        reader = live.reader(follows=False)
         try:
             await open_stream(call, live.run_id)
             run = await live.ended()
         finally:
             reader.close()
-        set_trailers(call, run.run_id, run.usage, run.framework_overhead_us)
+        set_trailers(call, run.run_id, run.usage, run.framework_overhead_us, live.started)
         agree(run.state, run.error)
         text = run.text or run.partial_text
         return v1.ChatResponse(run=resources.to_run(run), text=text, timings=_timings(live.journal))

@@ -14,7 +14,6 @@ from agentsvc.domain.messages import Cost, FinishReason
 from agentsvc.transport import codec_values as values
 from agentsvc.transport.errors import to_duration
 
-
 # A default gRPC client receives 4 MiB, and so many characters are at most 4 MB of UTF-8: an answer that is longer must
 # not cost its readers the end of their stream. It has arrived in deltas, and GetRun has it.
 _MOST_CHARACTERS: Final = 1_000_000
@@ -91,6 +90,7 @@ def _run_finished(e: ev.RunFinished) -> Message:
         cost=values.to_cost(e.cost),
         persisted=e.persisted,
         framework_overhead_us=e.framework_overhead_us,
+        event_loop_lag_us=e.event_loop_lag_us,
     )
 
 
@@ -104,6 +104,7 @@ def _decode_run_finished(w: v1.RunFinished) -> ev.RunFinished:
         Cost(w.cost.micros, w.cost.currency_code, w.cost.estimated) if w.HasField("cost") else None,
         w.persisted,
         w.framework_overhead_us,
+        w.event_loop_lag_us,
     )
 
 

@@ -138,14 +138,14 @@ def to_duration(seconds: float) -> Duration:
 def _fitting(message: str) -> str:
     """The message, cut so that its percent-encoded form keeps to its share."""
     share = _MESSAGE_SHARE
-    while _travelling(fitting := cut(message, share)) > _MESSAGE_SHARE:
+    while len(encoded(fitting := cut(message, share))) > _MESSAGE_SHARE:
         share -= share // 8
     return fitting
 
 
-def _travelling(text: str) -> int:
-    """Bytes of ``text`` as grpc-message carries it: all but printable ASCII percent-encoded."""
-    return len(quote(text, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}"))
+def encoded(text: str) -> str:
+    """``text`` as grpc-message carries it: all but printable ASCII percent-encoded."""
+    return quote(text, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}")
 
 
 def cut(text: str, share: int) -> str:

@@ -6,6 +6,7 @@ It works on metadata alone and refuses before the request's message is read, so 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -17,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 
-from agentsvc.domain.errors import AgentsvcError, Error, Reason
+from agentsvc.domain.errors import AgentsvcError, Code, Error, Reason
 from agentsvc.domain.ports import Authenticator
 from agentsvc.domain.runs import Principal
 from agentsvc.domain.timeline import Stage, Timeline
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+RpcEnded: TypeAlias = Callable[[str, Code, float], None]
+"""``(method, code, seconds)`` of every RPC that ended, as ``agentsvc.v1.AgentService/Chat``. Must not raise."""
 
 REQUEST_ID: Final = "x-request-id"
 OPEN: Final = ("/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
@@ -66,8 +70,9 @@ call: ContextVar[Call] = ContextVar("call")
 class Gate(grpc.aio.ServerInterceptor):
     """Bearer token -> Principal, role, request id. All methods need a token, save health and reflection."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, ended: RpcEnded) -> None:
         self._authenticator = authenticator
+        self._ended = ended
 
     async def intercept_service(
         self,
@@ -85,18 +90,40 @@ class Gate(grpc.aio.ServerInterceptor):
             if method in ADMIN_ONLY and not principal.is_admin:
                 raise AgentsvcError(Reason.PERMISSION_DENIED, f"{method} needs a token with the role admin.")
         except AgentsvcError as refused:
-            return _refusal(refused.error, request_id)
-        except Exception:  # the outermost edge: whatever broke, the caller gets a typed answer and we a log line
+            return self._refusal(refused.error, request_id, method, timeline)
+        except BaseException as bug:  # the outermost edge: the caller gets a typed answer and we a log line
+            if isinstance(bug, asyncio.CancelledError) and is_cancelled():
+                raise
             log.exception("authentication failed unexpectedly, request id %s", request_id)
-            return _refusal(internal(request_id), request_id)
+            return self._refusal(internal(request_id), request_id, method, timeline)
         timeline.reached(Stage.AUTH)
         call.set(Call(principal, timeline, request_id))
         return await continuation(handler_call_details)
+
+    def _refusal(self, error: Error, request_id: str, method: str, timeline: Timeline) -> Handler:
+        """A handler that answers without reading the request: to gRPC it is one that might have read a stream."""
+        status = RichStatus(error, request_id, ((REQUEST_ID, request_id),))
+
+        async def refuse(_: object, context: Context) -> None:
+            self._ended(method.removeprefix("/"), error.code, timeline.elapsed_us() * 1e-6)
+            await context.abort_with_status(status)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def unwatched(_method: str, _code: Code, _seconds: float) -> None:
+    """Nobody wants to know."""
 
 
 def internal(request_id: str) -> Error:
     """Our own bug, as a caller sees it: no detail, but the key to the log."""
     return Error(Reason.INTERNAL, f"Internal error: the service's log has the cause under request id {request_id}.")
+
+
+def is_cancelled() -> bool:
+    """Whether somebody cancelled this task, rather than something in it having raised CancelledError by itself."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _read(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[Sequence[str], str]:
@@ -123,13 +150,3 @@ def _bearer(authorizations: Sequence[str]) -> str:
             raise AgentsvcError(
                 Reason.UNAUTHENTICATED, f"There are {len(authorizations)} authorization entries: {_SEND}"
             )
-
-
-def _refusal(error: Error, request_id: str) -> Handler:
-    """A handler that answers without reading the request: to gRPC it is one that might have read a stream."""
-    status = RichStatus(error, request_id, ((REQUEST_ID, request_id),))
-
-    async def refuse(_: object, context: Context) -> None:
-        await context.abort_with_status(status)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)

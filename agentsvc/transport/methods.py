@@ -18,10 +18,20 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from agentsvc.domain.errors import AgentsvcError, Error, Reason
-from agentsvc.transport import validation
+from agentsvc.domain.errors import AgentsvcError, Code, Error, Reason
+from agentsvc.transport import compression, validation
 from agentsvc.transport.errors import RichStatus
-from agentsvc.transport.interceptors import REQUEST_ID, Call, Context, Handler, call, internal
+from agentsvc.transport.interceptors import (
+    REQUEST_ID,
+    Call,
+    Context,
+    Handler,
+    RpcEnded,
+    call,
+    internal,
+    is_cancelled,
+    unwatched,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +39,18 @@ Method: TypeAlias = Callable[[Any, Call], Awaitable[Message | None]]
 Behaviour: TypeAlias = Callable[[bytes, Context], Awaitable[Any]]
 
 
-def bind(service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
-    """Handlers for all methods of ``service``; their request types are warmed up."""
+def bind(service: ServiceDescriptor, implementation: object, ended: RpcEnded = unwatched) -> grpc.GenericRpcHandler:
+    """Handlers for all methods of ``service``, whose calls ``ended`` is told; their request types are warmed up."""
     validation.warm(GetMessageClass(method.input_type) for method in service.methods)
-    handlers = {method.name: _handler(method, implementation) for method in service.methods}
+    handlers = {method.name: _handler(method, implementation, ended) for method in service.methods}
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _handler(descriptor: MethodDescriptor, implementation: object) -> Handler:
+def _handler(descriptor: MethodDescriptor, implementation: object, ended: RpcEnded) -> Handler:
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", descriptor.name).lower()
     method: Method | None = getattr(implementation, name, None)
     guarded = _unbuilt(descriptor) if method is None else _guarded(descriptor, method)
+    guarded = _counted(f"{descriptor.containing_service.full_name}/{descriptor.name}", guarded, ended)
     if descriptor.server_streaming:
         # Bytes in both directions: the journal's entries are the responses, encoded once for all readers.
         return grpc.unary_stream_rpc_method_handler(guarded)
@@ -56,27 +67,51 @@ def _guarded(descriptor: MethodDescriptor, method: Method) -> Behaviour:
         current.context = context
         context.set_trailing_metadata(((REQUEST_ID, current.request_id),))
         try:
-            return await method(validation.parse(kind, raw), current)
+            response = await method(validation.parse(kind, raw), current)
         except AgentsvcError as raised:
             failure = raised.error
         except grpc.aio.BaseError:
             raise  # gRPC's own: the caller has gone or the server has stopped, there is nobody to answer
-        except BaseException as bug:  # the outermost edge: a bug of ours must not show its inside, nor end in a bare UNKNOWN
+        except BaseException as bug:  # the outermost edge: a bug must not show its inside, nor end in a bare UNKNOWN
             if isinstance(bug, asyncio.CancelledError) and is_cancelled():
                 raise  # always: a handler that swallows it leaks native memory with each call
             # Whatever else is no Exception: gRPC would log it and leave the caller waiting for a status for ever.
             log.exception("%s failed unexpectedly, request id %s", descriptor.full_name, current.request_id)
             failure = internal(current.request_id)
+        else:
+            if response is not None:
+                compression.settle(context, response.ByteSize())
+            return response
         await _abort(context, failure, current.request_id)
         return None  # abort has raised
 
     return behave
 
 
-def is_cancelled() -> bool:
-    """Whether somebody cancelled this task, rather than something in it having raised CancelledError by itself."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
+def _counted(name: str, behave: Behaviour, ended: RpcEnded) -> Behaviour:
+    """``behave``, and how it ended is told."""
+
+    async def counted(raw: bytes, context: Context) -> Message | None:
+        code = Code.OK
+        try:
+            response: Message | None = await behave(raw, context)
+        except BaseException:
+            code = _code(context)
+            raise
+        finally:
+            ended(name, code, call.get().timeline.elapsed_us() * 1e-6)
+        return response
+
+    return counted
+
+
+def _code(context: Context) -> Code:
+    """With what status a call ended that did not end well: ours, or the caller's, who has gone or whose time is up."""
+    said: grpc.StatusCode | None = context.code()
+    if said is not None:
+        return Code(said.value[0])
+    remaining: float | None = context.time_remaining()
+    return Code.CANCELLED if remaining is None or remaining > 0 else Code.DEADLINE_EXCEEDED
 
 
 def _unbuilt(descriptor: MethodDescriptor) -> Behaviour:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -14,14 +13,18 @@ from grpc_health.v1.health import aio as health  # type: ignore[import-untyped] 
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]  # no stubs
 from grpc_reflection.v1alpha.reflection import aio as reflection_aio  # type: ignore[import-untyped]  # no stubs
 
+from agentsvc.domain.errors import Code
 from agentsvc.domain.ports import Authenticator
 from agentsvc.engine.catalog import Catalog
 from agentsvc.engine.runs import Runs
 from agentsvc.engine.sessions import Sessions
+from agentsvc.transport import compression
+from agentsvc.transport.address import is_loopback
 from agentsvc.transport.agent_admin_service import AgentAdminService
 from agentsvc.transport.agent_service import AgentService
-from agentsvc.transport.interceptors import Gate
+from agentsvc.transport.interceptors import Gate, RpcEnded, unwatched
 from agentsvc.transport.methods import bind
+from agentsvc.transport.readiness import Readiness
 from agentsvc.transport.session_service import SessionService
 from agentsvc.v1 import (
     agent_admin_service_pb2,
@@ -33,20 +36,16 @@ from agentsvc.v1 import (
 
 LIVENESS: Final = "liveness"
 READINESS: Final = "readiness"
+_SHUTDOWN: Final = "shutdown"
 
 _OPTIONS: Final = (
     # A burst of new streams is otherwise refused at random, with CANCELLED (4 to 665 of 3,000).
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 20_000),
-    # Clients behind proxies ping; with the default of 300 s a silent stream dies of "too many pings" after the third.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # Ours find half-open connections: a dead caller's slot is free within 40 s.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     # Far above what validation allows, so that a request that is too big gets a typed error and not gRPC's bare one.
     ("grpc.max_receive_message_length", 32 << 20),
     ("grpc.max_send_message_length", -1),
+    compression.OPTION,
 )
 
 
@@ -66,6 +65,30 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class Keepalive:
+    """Pings in both directions, in seconds.
+
+    A connection that was silent for ``time`` is pinged and, unanswered for ``timeout``, closed: a caller whose machine
+    is gone frees its slot within their sum. Callers may ping every ``min_client_interval``; with gRPC's own default of
+    300 s a silent stream dies of "too many pings" after the third.
+    """
+
+    time: float = 30.0
+    timeout: float = 10.0
+    min_client_interval: float = 5.0
+
+    def options(self) -> tuple[tuple[str, int], ...]:
+        """As the server takes them."""
+        return (
+            ("grpc.keepalive_time_ms", round(self.time * 1000)),
+            ("grpc.keepalive_timeout_ms", round(self.timeout * 1000)),
+            # The key of much copied advice, ...min_recv_ping_interval..., is not read by anybody.
+            ("grpc.http2.min_ping_interval_without_data_ms", round(self.min_client_interval * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """``address`` is host:port, port 0 for any free one; ``heartbeat`` is in seconds.
 
@@ -78,9 +101,10 @@ class ServerConfig:
     reuse_port: bool = False
     plaintext: bool = False
     tls: Tls | None = field(default=None, repr=False)
+    keepalive: Keepalive = Keepalive()
 
     def __post_init__(self) -> None:
-        if self.tls is None and not self.plaintext and not _is_loopback(self.address):
+        if self.tls is None and not self.plaintext and not is_loopback(self.address):
             raise ValueError(f"{self.address} is open to others: give it TLS, or allow plaintext expressly")
 
 
@@ -88,10 +112,19 @@ class Server:
     """Serves the contract on one address. Ready from ``start`` on, unless ``set_ready`` says otherwise."""
 
     def __init__(
-        self, config: ServerConfig, authenticator: Authenticator, runs: Runs, catalog: Catalog, sessions: Sessions
+        self,
+        config: ServerConfig,
+        authenticator: Authenticator,
+        runs: Runs,
+        catalog: Catalog,
+        sessions: Sessions,
+        rpc_ended: RpcEnded = unwatched,
     ) -> None:
+        self.readiness = Readiness()
+        self.readiness.on_change = self._tell_health
         self._config = config
         self._authenticator = authenticator
+        self._rpc_ended = rpc_ended
         self._services: dict[ServiceDescriptor, object] = {
             agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]: AgentService(runs, config.heartbeat),
             agent_admin_service_pb2.DESCRIPTOR.services_by_name["AgentAdminService"]: AgentAdminService(catalog),
@@ -99,6 +132,9 @@ class Server:
             memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"]: None,  # of a later issue: NOT_IMPLEMENTED
             provider_service_pb2.DESCRIPTOR.services_by_name["ProviderService"]: None,  # as above
         }
+        self._methods = frozenset(
+            f"{service.full_name}/{rpc.name}" for service in self._services for rpc in service.methods
+        )
         self._health = health.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self.port = 0
@@ -110,19 +146,28 @@ class Server:
             OSError: the address cannot be listened on.
         """
         # Without so_reuseport 0 a second process would silently share the port and take half of the calls.
-        options = (*_OPTIONS, ("grpc.so_reuseport", int(self._config.reuse_port)))
-        server = grpc.aio.server(interceptors=[Gate(self._authenticator)], options=options)
-        server.add_generic_rpc_handlers([bind(service, methods) for service, methods in self._services.items()])
+        options = (*_OPTIONS, *self._config.keepalive.options(), ("grpc.so_reuseport", int(self._config.reuse_port)))
+        server = grpc.aio.server(interceptors=[Gate(self._authenticator, self._ended)], options=options)
+        server.add_generic_rpc_handlers(
+            [bind(service, methods, self._ended) for service, methods in self._services.items()]
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._config.reflection:
             self._add_reflection(server)
         self.port = self._listen(server)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        await self.set_ready(ready=True)
+        await self._tell_health(not self.readiness.reason)
         await server.start()
         self._server = server
 
     async def set_ready(self, *, ready: bool) -> None:
+        """Whether new runs may come, as far as this process itself is concerned; ``readiness`` has the other causes."""
+        if ready:
+            await self.readiness.regained(_SHUTDOWN)
+        else:
+            await self.readiness.lost(_SHUTDOWN, "the service is shutting down")
+
+    async def _tell_health(self, ready: bool) -> None:
         """What health tells of readiness, of every service and of the server as a whole (the empty name)."""
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", READINESS, *(service.full_name for service in self._services)):
@@ -134,6 +179,10 @@ class Server:
         if server is not None:
             await self.set_ready(ready=False)
             await server.stop(grace)
+
+    def _ended(self, method: str, code: Code, seconds: float) -> None:
+        """Names of methods that nobody but the caller knows are not passed on: they would be without number."""
+        self._rpc_ended(method if method in self._methods else "other", code, seconds)
 
     def _listen(self, server: grpc.aio.Server) -> int:
         address, tls = self._config.address, self._config.tls
@@ -159,13 +208,3 @@ class Server:
                 for name in ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
             ]
         )
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost" or address.startswith("unix:"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,22 +1,34 @@
-"""From a run's journal to one caller: write what is there, wait, and break a long silence with a heartbeat."""
+"""From a run's journal to one caller: write what is there, wait, and break a long silence with a heartbeat.
+
+A caller that takes nothing of what is waiting for it is let be for ``idle`` seconds. Then it holds no place any more and
+hears SLOW_CONSUMER when it reads again; after as long once more it has left. Its write is never cut off: gRPC could send
+no status behind it. When the server goes away every stream is told ``draining``, once, before anything else.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from agentsvc.domain.errors import AgentsvcError, Error, Reason
-from agentsvc.domain.events import Heartbeat, RunFinished, RunState
+from agentsvc.domain.events import Draining, Heartbeat, RunFinished, RunStarted, RunState
 from agentsvc.domain.messages import Usage
+from agentsvc.engine.admission import Place
 from agentsvc.engine.journal import Reader
 from agentsvc.transport.codec import encode_event
+from agentsvc.transport.compression import is_plain_in_a_stream
+from agentsvc.transport.errors import encoded
 from agentsvc.transport.interceptors import REQUEST_ID, Call
 
 RUN_ID: Final = "agentsvc-run-id"
 OVERHEAD: Final = "agentsvc-overhead-us"
 INPUT_TOKENS: Final = "agentsvc-input-tokens"
 OUTPUT_TOKENS: Final = "agentsvc-output-tokens"
+CACHED_INPUT_TOKENS: Final = "agentsvc-cached-input-tokens"
+PROVIDER: Final = "agentsvc-provider"
+MODEL: Final = "agentsvc-model"
 
 
 async def open_stream(call: Call, run_id: str) -> None:
@@ -24,28 +36,48 @@ async def open_stream(call: Call, run_id: str) -> None:
     await call.context.send_initial_metadata(((REQUEST_ID, call.request_id), (RUN_ID, run_id)))
 
 
-async def relay(reader: Reader, call: Call, run_id: str, heartbeat: float, *, opened: bool = False) -> RunFinished:
+class Streams:
+    """What all streams of a server have in common. ``heartbeat``: seconds of silence before a sign of life; ``idle``: as above."""
+
+    def __init__(self, heartbeat: float, idle: float = math.inf) -> None:
+        self.heartbeat = heartbeat
+        self.idle = idle
+        self.draining: Draining | None = None
+        self.pulses: set[Pulse] = set()
+
+    def drain(self, retry_after: float) -> None:
+        """Tells ``draining`` to every stream, also to those that are yet to come."""
+        self.draining = Draining(retry_after)
+        for pulse in self.pulses:
+            pulse.beat()
+
+
+async def relay(reader: Reader, call: Call, streams: Streams, place: Place, *, opened: bool = False) -> RunFinished:
     """Writes every event of ``reader`` up to run_finished, which it returns; closes the reader, come what may.
 
-    ``heartbeat``: seconds of silence before a sign of life. Unless the stream is ``opened`` already, the initial
-    metadata leaves with the first event and one turn of the loop after it: by then the provider's request is on the
-    wire, which it would otherwise delay by 70-90 us.
+    ``place`` is given back early by a caller that takes nothing. Unless the stream is ``opened`` already, gRPC sends its
+    headers together with the first event (by themselves they would cost as much as a message), and both leave one turn
+    of the loop after it: by then the provider's request is on the wire, which they would otherwise delay by 70-90 us.
 
     Raises:
-        AgentsvcError: SLOW_CONSUMER when the reader fell off the journal's cap.
+        AgentsvcError: SLOW_CONSUMER when the reader fell off the journal's cap, or took nothing for too long.
     """
-    pulse = Pulse(heartbeat)
-    write = call.context.write
+    pulse = Pulse(streams.heartbeat, streams.idle, (place.release, reader.close))
+    streams.pulses.add(pulse)
+    told = False
+    write, plain = call.context.write, call.context.disable_next_message_compression
     try:
         while (finished := reader.end) is None:
             entries = reader.take()
-            if not entries and not await pulse.silent(reader.wait):
+            draining = None if told else streams.draining
+            if not (entries or draining or await pulse.silent(reader.wait)):
                 continue
             if not opened:
                 await asyncio.sleep(0)
-                await open_stream(call, run_id)
                 opened = True
             for wire in entries or (encode_event(reader.cursor, reader.elapsed_us(), 0, Heartbeat()),):
+                if is_plain_in_a_stream(len(wire)):
+                    plain()
                 await write(wire)
             pulse.felt()
     except AgentsvcError:
@@ -53,6 +85,7 @@ async def relay(reader: Reader, call: Call, run_id: str, heartbeat: float, *, op
         raise
     finally:
         pulse.stop()
+        streams.pulses.discard(pulse)
         reader.close()
     return finished
 
@@ -106,8 +139,12 @@ class Pulse:
         self._timer = self._loop.call_later(rest if rest > 0 else self._interval, self._look)
 
 
-def set_trailers(call: Call, run_id: str, usage: Usage, overhead_us: int) -> None:
-    """What a sidecar can bill and measure by, at the end of the call that started a run."""
+def set_trailers(call: Call, run_id: str, usage: Usage, overhead_us: int, started: RunStarted | None) -> None:
+    """What a sidecar can bill and measure by, at the end of a call that saw a run to its end.
+
+    ``started`` None: of a run that only the store still knows, what answered it is not known.
+    """
+    answered_by = ((PROVIDER, started.provider), (MODEL, encoded(started.model))) if started else ()
     call.context.set_trailing_metadata(
         (
             (REQUEST_ID, call.request_id),
@@ -115,6 +152,8 @@ def set_trailers(call: Call, run_id: str, usage: Usage, overhead_us: int) -> Non
             (OVERHEAD, str(overhead_us)),
             (INPUT_TOKENS, str(usage.input_tokens)),
             (OUTPUT_TOKENS, str(usage.output_tokens)),
+            (CACHED_INPUT_TOKENS, str(usage.cached_input_tokens)),
+            *answered_by,
         )
     )
 

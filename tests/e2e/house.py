@@ -42,7 +42,11 @@ HASTY = PoolConfig(retry=RetryPolicy(max_retries=0))  # what a vendor says once 
 CONTINUE = v1.ChatOptions(on_disconnect=v1.ON_DISCONNECT_CONTINUE)
 ENDS_OK = {v1.RUN_STATE_COMPLETED, v1.RUN_STATE_BUDGET_EXCEEDED}
 # A window that shuts as soon as the reader pauses, instead of one that grows to megabytes by itself.
-NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16 << 10), ("grpc.http2.max_frame_size", 16 << 10))
+NARROW = (
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 16 << 10),
+    ("grpc.http2.max_frame_size", 16 << 10),
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Answer:
 
     def all(self, kind: str) -> list[Any]:
         """The events of one kind, as that kind."""
-        return [getattr(event, kind) for event in self.events if event.HasField(kind)]
+        return [getattr(event, kind) for event in self.events if event.WhichOneof("kind") == kind]
 
     def one(self, kind: str) -> Any:
         """The only event of its kind."""
@@ -121,7 +125,7 @@ async def collect(call: Any) -> Answer:
 async def read_until(call: Any, kind: str) -> list[v1.ChatEvent]:
     """The events up to the first of ``kind``; the call goes on."""
     events: list[v1.ChatEvent] = []
-    while not events or not events[-1].HasField(kind):
+    while not events or events[-1].WhichOneof("kind") != kind:
         response = await call.read()
         assert response is not grpc.aio.EOF, f"the stream ended without {kind}: {await call.details()}"
         events.append(response.event)
@@ -142,6 +146,11 @@ class House:
     @property
     def target(self) -> str:
         return f"127.0.0.1:{self.service.port}"
+
+    @property
+    def token(self) -> str:
+        """Of a caller of acme's."""
+        return str(self.acme.caller[0][1]).removeprefix("Bearer ")
 
     @property
     def agents(self) -> Any:
@@ -225,10 +234,12 @@ async def open_house(
         file = database or Path(directory, "house.sqlite3")
         async with Upstream(handler or scripted()) as upstream:
             settings = settings_for(upstream.url, file, storage or {}, **changes)
-            async with Service(settings, tools=tools) as service:
-                async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
-                    acme, other = [await _tenant(service, name) for name in ("acme", "other")]
-                    yield House(service, upstream, channel, acme, other, file)
+            async with (
+                Service(settings, tools=tools) as service,
+                grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel,
+            ):
+                acme, other = [await _tenant(service, name) for name in ("acme", "other")]
+                yield House(service, upstream, channel, acme, other, file)
             await _soon("connections to a vendor", lambda: not upstream.open)
         ours = {asyncio.current_task()}  # not the one that opened it, when a fixture did
         await _soon("tasks", lambda: asyncio.all_tasks() - before <= ours)

@@ -52,7 +52,7 @@ async def serving(**settings: str) -> AsyncIterator[Running]:
     """``agentsvc serve`` on a free port; at the end it is asked to go and must do so cleanly."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agentsvc.main", "serve",
-        env=environment(AGENTSVC_GRPC_ADDRESS="127.0.0.1:0", **settings),
+        env=environment(AGENTSVC_GRPC_ADDRESS="127.0.0.1:0", AGENTSVC_ADMIN_ADDRESS="127.0.0.1:0", **settings),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -237,7 +237,7 @@ async def test_random_bytes_are_no_request(house: House, method: Any) -> None:
 
 
 async def test_an_unknown_method_is_unimplemented(house: House) -> None:
-    method = house.channel.unary_unary("/agentsvc.v1.AgentService/Guess")
+    method: Any = house.channel.unary_unary("/agentsvc.v1.AgentService/Guess")
     with pytest.raises(grpc.aio.AioRpcError) as unknown:
         await method(b"", metadata=house.acme.caller)
     assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -10,12 +10,13 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from agentsvc import v1
 from agentsvc.engine.tools import Tool, tool
 from agentsvc.providers.script import Call, Say, Script, Stall, Turn
 from tests.e2e.house import PATIENCE, House, open_house, question, read_until
-from tests.upstream import Connection, until
+from tests.upstream import Connection
 
 AT_ONCE = 1.0  # seconds; the promise is 0.1, on a machine that is not shared
 
@@ -33,7 +34,9 @@ class Phase:
 PHASES = {
     "before-the-first-token": Phase((Stall(),), "run_started"),
     "in-text": Phase((Say("Once upon"), Stall()), "text_delta", partial="Once upon"),
-    "in-arguments": Phase((Say("Well."), Call("hang", '{"half":'), Stall()), "tool_call_arguments_delta", partial="Well."),
+    "in-arguments": Phase(
+        (Say("Well."), Call("hang", '{"half":'), Stall()), "tool_call_arguments_delta", partial="Well."
+    ),
     "in-a-tool": Phase((Call("hang"), Turn(), Say("Never.")), "tool_progress"),
     "between-steps": Phase((Call("look"), Turn(), Stall()), "step_completed", requests=2),
     "in-the-second-text": Phase(
@@ -166,12 +169,12 @@ async def test_a_run_under_continue_outlives_its_caller() -> None:
 async def test_a_run_under_continue_for_ends_when_nobody_comes_back() -> None:
     async with open_house() as house:
         agent = await house.agent()
-        options = v1.ChatOptions(on_disconnect=v1.ON_DISCONNECT_CONTINUE_FOR, continue_for={"nanos": 100_000_000})
+        options = v1.ChatOptions(on_disconnect=v1.ON_DISCONNECT_CONTINUE_FOR, continue_for=Duration(nanos=100_000_000))
         call = house.stream(agent, Say("Once"), Stall(), options=options)
         events = await read_until(call, "text_delta")
         call.cancel()
         async with asyncio.timeout(PATIENCE):
-            await until(lambda: answering(house, 1).closed.is_set())
+            await answering(house, 1).closed.wait()
         run = await house.run(events[0].run_started.run_id)
         assert run.partial_text == "Once"
 
@@ -189,5 +192,3 @@ async def test_the_callers_deadline_ends_the_run() -> None:
         assert run.state == v1.RUN_STATE_FAILED
         assert run.error.reason == "DEADLINE"
         assert run.partial_text == "Once"
-
-

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from agentsvc import v1
 from agentsvc.engine.tools import tool
@@ -26,7 +28,7 @@ RESEARCH = (
     Turn(),
     Say("It is 18 degrees and noon in both."),
 )
-THINKING = {"thinking": {"type": "enabled", "budget_tokens": 2048}}
+THINKING: dict[str, Any] = {"thinking": {"type": "enabled", "budget_tokens": 2048}}
 
 
 @tool(idempotent=True)
@@ -105,7 +107,7 @@ async def test_the_next_turn_goes_on_from_a_history_with_tools(provider: str) ->
         assert third.text == "Gladly."
         raw = [request.body for request in house.upstream.requests]
         assert len(raw) == 3 + 3 + 1
-        for earlier, later in zip(raw[:5], raw[1:6], strict=True):
+        for earlier, later in pairwise(raw[:6]):
             assert_prefix_is_stable(earlier, later)
 
 
@@ -127,7 +129,7 @@ async def test_a_session_goes_on_with_another_vendor(one: str, other: str) -> No
         agent = await house.agent(one, tools=TOOLS)
         first = await ask(house, agent, one, *RESEARCH)
         moved = v1.Agent(agent_id=agent, llm_config=v1.LlmConfig(provider=other))
-        update = v1.UpdateAgentRequest(agent=moved, update_mask={"paths": ["llm_config"]})
+        update = v1.UpdateAgentRequest(agent=moved, update_mask=FieldMask(paths=["llm_config"]))
         await house.admin.UpdateAgent(update, metadata=house.acme.admin)
         second = await ask(house, agent, other, *RESEARCH, session_id=first.session_id)
         assert second.one("run_started").provider == other

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from agentsvc import v1
@@ -16,6 +17,8 @@ from tests.e2e.house import CONTINUE, House, Tenant, open_house, question
 from tests.transport.rpc import METHODS, invoke
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_NAME = FieldMask(paths=["display_name"])
 
 # Which requests name something of a tenant's, made with such an id. "own" is an agent of the caller's.
 Make = Callable[[str, str], Message]
@@ -56,7 +59,6 @@ ASKED: dict[str, dict[str, Make]] = {
     "UpdateWorkingMemory": {"agent": lambda agent, own: v1.UpdateWorkingMemoryRequest()},
     "ListProviders": {},
 }
-_NAME = {"paths": ["display_name"]}
 CASES = [(method, kind) for method in METHODS for kind in ASKED[method.name]]
 
 
@@ -79,8 +81,8 @@ async def possessions(house: House, tenant: Tenant) -> dict[str, str]:
 
 def nobodys(found: str) -> str:
     """An id like ``found`` that nobody has."""
-    prefix, _, rest = found.rpartition("_")
-    return f"{prefix}_{''.join('0' if c != '0' else '1' for c in rest)}"
+    prefix, _, digits = found.rpartition("_")
+    return f"{prefix}_{''.join(f'{(int(digit, 16) + 1) % 16:x}' for digit in digits)}"
 
 
 async def answered(house: House, method: Any, request: Message) -> tuple[Any, ...]:

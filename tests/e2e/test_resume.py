@@ -12,14 +12,18 @@ import pytest
 from agentsvc import v1
 from agentsvc.client import AgentClient
 from agentsvc.engine.tools import tool
-from agentsvc.providers.script import Call, Pause, Reason, Repeat, Say, Turn
+from agentsvc.providers.script import Call, Pause, Reason, Repeat, Say, Script, Turn
 from tests.e2e.house import CONTINUE, NARROW, PATIENCE, House, collect, open_house, question, read_until
 from tests.e2e.proxy import open_proxy
 from tests.upstream import until
 
 # Deltas of different kinds are never joined, so this run has the same 300 events however busy the machine is.
-ALTERNATING = (Repeat(74, (Reason("hm "), Say("ah "))), Call("look_up", {"word": "tea"}, fragment=2), Turn())
-ALTERNATING = (*ALTERNATING, Repeat(70, (Reason("so "), Say("yes "))))
+ALTERNATING: Script = (
+    Repeat(74, (Reason("hm "), Say("ah "))),
+    Call("look_up", {"word": "tea"}, fragment=2),
+    Turn(),
+    Repeat(70, (Reason("so "), Say("yes "))),
+)
 
 
 @tool(idempotent=True)
@@ -31,7 +35,7 @@ async def look_up(word: str) -> str:
 def raw(house: House, run_id: str, after: int = 0) -> Any:
     """SubscribeRun, its responses left as bytes."""
     request = v1.SubscribeRunRequest(run_id=run_id, after_sequence=after)
-    method = house.channel.unary_stream("/agentsvc.v1.AgentService/SubscribeRun")
+    method: Any = house.channel.unary_stream("/agentsvc.v1.AgentService/SubscribeRun")
     return method(request.SerializeToString(), metadata=house.acme.caller)
 
 
@@ -128,7 +132,11 @@ async def test_a_reader_that_pauses_while_four_megabytes_arrive_loses_nothing() 
         assert len(house.upstream.requests) == 1
 
 
-FAST = (("grpc.initial_reconnect_backoff_ms", 20), ("grpc.min_reconnect_backoff_ms", 20), ("grpc.max_reconnect_backoff_ms", 100))
+FAST = (
+    ("grpc.initial_reconnect_backoff_ms", 20),
+    ("grpc.min_reconnect_backoff_ms", 20),
+    ("grpc.max_reconnect_backoff_ms", 100),
+)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +150,11 @@ FAST = (("grpc.initial_reconnect_backoff_ms", 20), ("grpc.min_reconnect_backoff_
 async def test_our_client_reads_on_through_cuts(allowances: list[int]) -> None:
     async with open_house(tools=[look_up]) as house, open_proxy(house.service.port, allowances) as proxy:
         agent = await house.agent(tools=["look_up"])
-        token = str(house.acme.caller[0][1]).removeprefix("Bearer ")
-        async with AgentClient(f"127.0.0.1:{proxy.port}", token, options=FAST) as client:
-            async with client.stream_chat(question(agent, *ALTERNATING)) as stream:
-                events = [event async for event in stream]
+        async with (
+            AgentClient(f"127.0.0.1:{proxy.port}", house.token, options=FAST) as client,
+            client.stream_chat(question(agent, *ALTERNATING)) as stream,
+        ):
+            events = [event async for event in stream]
         whole = (await collect(house.subscribe(stream.run_id))).check()
         assert events == whole.events
         assert proxy.cuts == len(allowances)
@@ -155,13 +164,18 @@ async def test_our_client_reads_on_through_cuts(allowances: list[int]) -> None:
 async def test_a_stream_that_our_client_leaves_cancels_its_run() -> None:
     async with open_house() as house:
         agent = await house.agent()
-        token = str(house.acme.caller[0][1]).removeprefix("Bearer ")
-        async with AgentClient(house.target, token) as client:
-            async with client.stream_chat(question(agent, Say("Well, "), Pause(60))) as stream:
-                async for event in stream:
-                    if event.HasField("text_delta"):
-                        break
+        async with (
+            AgentClient(house.target, house.token) as client,
+            client.stream_chat(question(agent, Say("Well, "), Pause(60))) as stream,
+        ):
+            async for event in stream:
+                if event.HasField("text_delta"):
+                    break
         run = await house.ended(stream.run_id)
         assert run.state == v1.RUN_STATE_CANCELLED
         async with asyncio.timeout(PATIENCE):
-            await until(lambda: all(connection.closed.is_set() for connection in house.upstream.connections if connection.requests))
+            await until(
+                lambda: all(
+                    connection.closed.is_set() for connection in house.upstream.connections if connection.requests
+                )
+            )

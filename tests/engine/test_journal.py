@@ -293,3 +293,26 @@ class Caps(RuleBasedStateMachine):
 
 CapsTest = Caps.TestCase
 CapsTest.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True)
+
+
+async def test_a_run_walks_beside_its_reader_one_entry_ahead_at_most() -> None:
+    journal = Library(JournalConfig(), encode).open()
+    reader = journal.reader()
+    journal.joined()
+    journal.append(TextDelta("taken"), 1)
+    reader.take()
+    journal.append(TextDelta("one ahead"), 1)
+    assert not journal.ahead
+    journal.append(TextDelta("two ahead"), 1)
+    assert journal.ahead
+    stepping = asyncio.ensure_future(journal.keep_step())
+    await asyncio.sleep(0)
+    assert not stepping.done()
+    reader.take()
+    await stepping
+    journal.append(TextDelta("again"), 1)
+    journal.append(TextDelta("ahead"), 1)
+    stepping = asyncio.ensure_future(journal.keep_step())
+    await asyncio.sleep(0)
+    journal.left()  # nobody is left to wait for
+    await stepping

@@ -20,12 +20,27 @@ from agentsvc.domain.events import (
     ToolCallStarted,
 )
 from agentsvc.providers.anthropic import Anthropic
+from agentsvc.providers.cohere import Cohere
+from agentsvc.providers.dashscope import DashScope
 from agentsvc.providers.dialect import Decoder, Dialect
 from agentsvc.providers.errors import Vendor
+from agentsvc.providers.gemini import Gemini
+from agentsvc.providers.ollama import Ollama
 from agentsvc.providers.openai_chat import OpenAIChat
+from agentsvc.providers.openai_responses import OpenAIResponses
+from agentsvc.providers.qianfan_v1 import QianfanV1
 
 ACME = Vendor("acme", "Acme", "ACME_API_KEY", "ACME_BASE_URL")
-DIALECTS: dict[str, Dialect] = {"openai-chat": OpenAIChat(ACME), "anthropic": Anthropic(ACME)}
+DIALECTS: dict[str, Dialect] = {
+    "openai-chat": OpenAIChat(ACME),
+    "openai-responses": OpenAIResponses(ACME),
+    "anthropic": Anthropic(ACME),
+    "gemini": Gemini(ACME),
+    "cohere-v2": Cohere(ACME),
+    "ollama": Ollama(ACME),
+    "dashscope": DashScope(ACME),
+    "qianfan-v1": QianfanV1(ACME),
+}
 
 OWN = Path(__file__).parent.parent / "streams"
 
@@ -59,7 +74,10 @@ def _load(path: Path) -> Recording | None:
     headers = {name.lower(): value for name, value in response["headers"].items()}
     name = f"{path.parent.name}/{path.stem}" if path.is_relative_to(OWN) else path.stem
     body = response["body"].encode()
-    return Recording(name, DIALECTS[content["dialect"]], response["status"], headers, body, content["expect"])
+    expect = content["expect"]
+    # What vendors bill apart from what they count has no word here, and nothing counted is nothing reported.
+    expect["usage"] = {key: n for key, n in (expect["usage"] or {}).items() if not key.startswith("billed_")} or None
+    return Recording(name, DIALECTS[content["dialect"]], response["status"], headers, body, expect)
 
 
 RECORDINGS = load()

@@ -24,7 +24,9 @@ def reason(status: int, body: Any) -> Reason:
     [
         (401, {"error": {"message": "no", "type": "invalid_request_error", "code": None}}, Reason.PROVIDER_AUTH),
         (400, {"error": {"message": "no", "code": "invalid_api_key"}}, Reason.PROVIDER_AUTH),
-        (400, {"error": {"message": "x", "code": "model_not_found"}}, Reason.PROVIDER_NOT_FOUND),
+        (400, {"error": {"message": "x", "code": "model_not_found"}}, Reason.PROVIDER_INVALID_REQUEST),
+        (403, {"error": {"message": "x", "code": "model_not_found"}}, Reason.PROVIDER_PERMISSION),
+        (404, {"error": {"message": "x", "code": "model_not_found"}}, Reason.PROVIDER_NOT_FOUND),
         (404, {"error": "model 'x' not found"}, Reason.PROVIDER_NOT_FOUND),
         (429, {"error": {"code": "insufficient_quota", "type": "insufficient_quota"}}, Reason.PROVIDER_QUOTA),
         (429, {"error": {"type": "requests", "code": "rate_limit_exceeded"}}, Reason.PROVIDER_RATE_LIMIT),

@@ -50,8 +50,13 @@ def test_a_provider_without_its_settings_is_refused_with_their_names(
 def test_every_provider_of_ours_says_what_it_needs() -> None:
     providers = Providers(PROVIDERS, {})
     for name, provider in PROVIDERS.items():
-        if provider.needs_key:
-            assert provider.key_env[0] in refused(providers, LLMConfig(name)).error.message
+        needed = [
+            *provider.key_env[: int(provider.needs_key)],
+            *([] if provider.base_url else provider.base_url_env[:1]),
+        ]
+        if name != "mock" and needed:
+            told = refused(providers, LLMConfig(name, "any")).error.message
+            assert f"set {' and '.join(needed)} for" in told
 
 
 def test_a_model_must_be_named_where_the_provider_has_no_default() -> None:
@@ -87,6 +92,23 @@ async def test_an_agents_own_key_replaces_the_operators() -> None:
             pass
         assert upstream.requests[0].headers["authorization"] == "Bearer agents"
         await providers.close()
+
+
+def test_the_operator_may_set_the_default_model() -> None:
+    providers = Providers(REGISTRY, {"azurish": Endpoint("https://x.example", "k", {"model": "theirs"})})
+    model, name = providers.bind(LLMConfig("azurish"))
+    assert (model.default_model, name) == ("theirs", "theirs")
+    assert (
+        refused(providers, LLMConfig("azurish", base_url="https://y.example"))
+        .error.violations[0]
+        .field.endswith("model")
+    )
+
+
+def test_an_agents_own_key_needs_an_address_too() -> None:
+    refusal = refused(Providers(REGISTRY, {}), LLMConfig("azurish", "m", api_key="agents"))
+    assert refusal.reason is Reason.PROVIDER_NOT_CONFIGURED
+    assert "set AZ_URL for" in refusal.error.message
 
 
 @pytest.mark.parametrize("key", ["", "agents"])

@@ -54,11 +54,16 @@ def test_where_it_goes_and_with_which_key() -> None:
 
 def test_an_accent_is_spoken() -> None:
     accent = Accent(
-        path="/chat", key_header="api-key", key_prefix="", max_tokens="max_tokens", asks_usage=False, body={"seed": 1}
+        address=lambda endpoint, model: f"{endpoint.base_url}/{model}",
+        key_header="api-key",
+        key_prefix="",
+        max_tokens="max_tokens",
+        asks_usage=False,
+        body={"seed": 1},
     )
     asked = request(generation=GenerationOptions(max_output_tokens=9))
     sent = OpenAIChat(ACME, accent).encode(asked, HERE)
-    assert (sent.url, sent.headers["api-key"]) == ("https://api.acme.test/v1/chat", "secret")
+    assert (sent.url, sent.headers["api-key"]) == ("https://api.acme.test/v1/m-1", "secret")
     body = encode(asked, accent)
     assert (body["max_tokens"], body["seed"], body.get("stream_options")) == (9, 1, None)
 

@@ -36,6 +36,7 @@ def summary(state: RunState = RunState.COMPLETED, error: Error | None = None, *,
     timeline.reached(Stage.AUTH)
     if answered:
         timeline.reached(Stage.FIRST_TOKEN)
+        timeline.answered = True
     now = datetime.now(UTC)
     run = Run("run_1", "demo", "session_1", state=state, error=error, usage=Usage(3, 5), end_time=now)
     started = RunStarted("run_1", "session_1", "demo", "mock", "mock-demo", StreamingMode.STREAM, False)

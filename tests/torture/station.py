@@ -149,6 +149,7 @@ async def open_station(directory: Path, handler: Handler | None = None, **settin
     async with Upstream(vendor(handler), remembers=False) as upstream:
         told = {
             "AGENTSVC_GRPC_ADDRESS": "127.0.0.1:0",
+            "AGENTSVC_ADMIN_ADDRESS": "127.0.0.1:0",
             "AGENTSVC_DEV_TOKEN": TOKEN,
             "AGENTSVC_TOOLS": ",".join(TOOLS.values()),
             "AGENTSVC_SHUTDOWN_GRACE": "0",

@@ -14,6 +14,7 @@ from agentsvc.engine.catalog import Catalog
 from agentsvc.engine.runs import Runs
 from agentsvc.providers.models import BoundModel
 from agentsvc.providers.script import Call, Say, Turn
+from agentsvc.storage.authenticator import CachingAuthenticator
 from tests.e2e.house import House, collect, open_house
 from tests.torture.inside import EXCEPTIONS
 from tests.torture.station import AT_ONCE, PATIENCE, open_station
@@ -32,7 +33,7 @@ async def test_a_tool_may_raise_anything(tmp_path: Path) -> None:
                 assert time.monotonic() - began < AT_ONCE, (where, name)
                 assert answer.text == "Well.", (where, name)
                 (result,) = answer.all("tool_result")
-                assert result.status != v1.TOOL_RESULT_STATUS_OK
+                assert result.status != v1.TOOL_STATUS_OK
                 assert SECRET not in str(answer.events)
                 assert "Traceback" not in str(answer.events)
         await station.back_to(before)
@@ -62,12 +63,15 @@ async def status_of(house: House, agent: str) -> tuple[str, str]:
 
 
 
+PLACES = ((CachingAuthenticator, "authenticate"), (Runs, "start"), (Catalog, "choose"), (BoundModel, "stream"))
+
+
 @pytest.mark.parametrize("name", EXCEPTIONS)
 async def test_a_handler_and_a_model_may_raise_anything(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     failure = EXCEPTIONS[name]
     async with open_house() as house:
         agent = await house.agent()
-        for room, function in ((Runs, "start"), (Catalog, "choose"), (BoundModel, "stream")):
+        for room, function in PLACES:
             with monkeypatch.context() as patched:
                 patched.setattr(room, function, Raising(failure))
                 assert await status_of(house, agent) == ("INTERNAL", "INTERNAL"), (room.__name__, function)

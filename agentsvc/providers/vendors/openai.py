@@ -10,10 +10,12 @@ from agentsvc.providers.dialect import Provider
 from agentsvc.providers.openai_chat import OpenAIChat
 from agentsvc.providers.openai_request import Accent
 
+HEADERS = {"organization": "OpenAI-Organization", "project": "OpenAI-Project"}
+
 openai = Provider.of(
     "openai",
     "OpenAI",
-    partial(OpenAIChat, accent=Accent(headers={"organization": "OpenAI-Organization", "project": "OpenAI-Project"})),
+    partial(OpenAIChat, accent=Accent(headers=HEADERS)),
     base_url="https://api.openai.com/v1",
     default_model="gpt-5-mini",
     capabilities=Capabilities(images=True, files=True, response_schema=True),

@@ -6,7 +6,6 @@ https://dashscope-intl.aliyuncs.com/compatible-mode/v1
 
 from functools import partial
 
-from agentsvc.domain.errors import Reason
 from agentsvc.domain.ports import Capabilities
 from agentsvc.domain.runs import ToolChoiceMode
 from agentsvc.providers.dialect import Provider
@@ -30,9 +29,4 @@ qwen = Provider.of(
     key_env=("DASHSCOPE_API_KEY",),
     default_model="qwen-plus",
     capabilities=Capabilities(reasoning=True, images=True, response_schema=True),
-    codes={
-        "arrearage": Reason.PROVIDER_QUOTA,
-        "data_inspection_failed": Reason.CONTENT_FILTER,
-        "datainspectionfailed": Reason.CONTENT_FILTER,
-    },
 )

@@ -1,0 +1,86 @@
+"""What operators see of a running service: its rooms are read for the gauges, its runs and RPCs are told to log and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Final, Self
+
+from agentsvc.domain.errors import Code
+from agentsvc.engine.journal import Library
+from agentsvc.engine.live import Live
+from agentsvc.engine.runs import Runs
+from agentsvc.providers.models import Providers
+from agentsvc.providers.registry import installed
+from agentsvc.storage import Storage
+from agentsvc.telemetry import log
+from agentsvc.telemetry.harmless import Failures
+from agentsvc.telemetry.lag import LoopLag
+from agentsvc.telemetry.metrics import Metrics
+from agentsvc.telemetry.summary import RunSummary
+
+_RECENT: Final = 15.0  # seconds that the gauge of the event loop's lag looks back: about a scrape's interval
+
+
+class Observation:
+    """``with Observation(models) as observation``: the event loop's lag is sampled inside the block.
+
+    ``models`` may be labels, beside the providers' default ones. ``rpc_ended`` is for the doors, ``watch`` for the rest.
+    Nothing that is told here can raise: see ``Failures``.
+    """
+
+    rpc_ended: Callable[[str, Code, float], None]
+
+    def __init__(self, models: Iterable[str] = ()) -> None:
+        providers = installed()
+        defaults = {provider.default_model for provider in providers.values()}
+        self.metrics = Metrics(providers, defaults.union(models))
+        self.failures = Failures()
+        self.rpc_ended = self.failures.harmless(self.metrics.rpc_ended)
+        self._lag = LoopLag()
+
+    def __enter__(self) -> Self:
+        self._lag.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._lag.stop()
+
+    def watch(self, runs: Runs, library: Library, storage: Storage, providers: Providers) -> None:
+        """Is told of every run, and reads what the rooms count when a scraper comes."""
+        runs.lag_since = self._lag.since
+        runs.on_ended = self.failures.harmless(self._run_ended)
+        ledger, gauge, counter = storage.ledger, self.metrics.gauge, self.metrics.counter
+        gauge("agentsvc_runs_live", "Runs that go on.", lambda: runs.census()[0])
+        gauge("agentsvc_readers", "Streams that read a run.", lambda: runs.census()[1])
+        gauge("agentsvc_journal_bytes", "Memory that journals take.", lambda: library.used)
+        gauge("agentsvc_ledger_backlog_bytes", "Writes that wait for the database.", lambda: ledger.backlog_bytes)
+        counter("agentsvc_ledger_dropped", "Writes lost because too many waited.", lambda: ledger.dropped)
+        counter("agentsvc_log_lines_dropped", "Log lines that nobody read in time.", log.dropped)
+        counter("agentsvc_observations_failed", "Ends that log or metrics have missed.", lambda: self.failures.count)
+        gauge("agentsvc_event_loop_lag_seconds", f"The longest stall of the last {_RECENT:g} s.", self._recent_lag)
+        self._watch_pools(providers)
+
+    def _watch_pools(self, providers: Providers) -> None:
+        """One pool per provider in use, and one for all addresses that agents named."""
+
+        def each(field: str) -> Callable[[], Mapping[tuple[str, ...], float]]:
+            return lambda: {(name,): getattr(stats, field) for name, stats in providers.stats().items()}
+
+        gauge, counter, labels = self.metrics.gauge, self.metrics.counter, ("provider",)
+        gauge("agentsvc_provider_in_flight", "Requests at a provider.", each("in_flight"), labels)
+        gauge("agentsvc_provider_connections", "Open connections to it.", each("open_connections"), labels)
+        counter("agentsvc_provider_requests", "Requests sent.", each("requests"), labels)
+        counter("agentsvc_provider_retries", "Requests sent again after an error.", each("retries"), labels)
+        counter("agentsvc_provider_reconnects", "Kept connections that were found dead.", each("reconnects"), labels)
+
+    def _run_ended(self, live: Live) -> None:
+        summary = RunSummary.of(live.tenant_id, live.record(), live.started, live.timeline)
+        log.run_ended(summary)
+        self.metrics.run_ended(summary)
+
+    def _recent_lag(self) -> float:
+        return self._lag.since(perf_counter_ns() - int(_RECENT * 1e9)) * 1e-6
