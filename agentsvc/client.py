@@ -9,6 +9,10 @@ A stream that breaks off is resumed with SubscribeRun from the last sequence: no
 model is asked again. For that the run outlives its reader by ``GRACE`` seconds (on_disconnect CONTINUE_FOR), and a
 stream that is closed early cancels its run. Who sets on_disconnect keeps that choice: CANCEL ends the run with its
 connection, CONTINUE leaves it running.
+
+A refusal that passes by itself (a limit, a replica that goes away) is waited out for as long as the service says and the
+call made again, ``REFUSALS`` times at most: no run exists then. A start whose connection broke is repeated only under a
+request_id, since a run may exist.
 """
 
 from __future__ import annotations
@@ -35,10 +39,14 @@ CLOSING: Final = 5.0  # seconds that closing may take: the status of an ended st
 FIRST_PAUSE: Final = 0.1  # seconds before the first new attempt, doubled from one to the next
 LONGEST_PAUSE: Final = 5.0
 ATTEMPTS: Final = 12  # without an event in between; with these pauses a good half of GRACE
+REFUSALS: Final = 5  # of one call
+LINGER: Final = 1.5  # seconds that a server which goes away has to end a stream by itself: its run may end with it
 
 _CUT: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
-_GO_ON: Final = frozenset({"DRAINING", "SLOW_CONSUMER", "STORAGE_UNAVAILABLE", "OVERLOADED"})
+_PASSING: Final = frozenset({"DRAINING", "STORAGE_UNAVAILABLE", "OVERLOADED", "LIMIT_EXCEEDED"})
+_GO_ON: Final = _PASSING | {"SLOW_CONSUMER"}
 
+Q = TypeVar("Q")
 R = TypeVar("R")
 _Call: TypeAlias = (
     "grpc.aio.UnaryStreamCall[v1.StreamChatRequest, v1.StreamChatResponse]"
@@ -146,21 +154,26 @@ class AgentClient:
         question = v1.ChatRequest(**fields)
         if request is not None:
             question.MergeFrom(request)
-        return await self._answer(self.stub.Chat(question, metadata=self.metadata))
+        return await self._answer(self.stub.Chat, question)
 
     async def get_run(self, run_id: str) -> v1.Run:
         """A run's record. Raises AgentError."""
-        return (await self._answer(self.stub.GetRun(v1.GetRunRequest(run_id=run_id), metadata=self.metadata))).run
+        return (await self._answer(self.stub.GetRun, v1.GetRunRequest(run_id=run_id))).run
 
     async def cancel_run(self, run_id: str) -> v1.Run:
         """Stops a run; one that has ended is returned as it ended. Raises AgentError."""
-        return (await self._answer(self.stub.CancelRun(v1.CancelRunRequest(run_id=run_id), metadata=self.metadata))).run
+        return (await self._answer(self.stub.CancelRun, v1.CancelRunRequest(run_id=run_id))).run
 
-    async def _answer(self, call: grpc.aio.UnaryUnaryCall[Any, R]) -> R:
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise AgentError.from_rpc(error) from error
+    async def _answer(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, R], request: Q) -> R:
+        refusals = 0
+        while True:
+            try:
+                return await method(request, metadata=self.metadata)
+            except grpc.aio.AioRpcError as error:
+                failure = AgentError.from_rpc(error)
+                if failure.reason not in _PASSING or (refusals := refusals + 1) > REFUSALS:
+                    raise failure from error
+            await asyncio.sleep(_pause(failure, refusals))
 
 
 class ChatStream:
@@ -220,14 +233,14 @@ class ChatStream:
         while True:
             self._call = call = self._connect()
             cut = AgentError(grpc.StatusCode.UNKNOWN, "", "the stream ended without run_finished")
+            responses, patience = aiter(call), None
             try:
-                async for response in call:
-                    event = response.event
+                while (event := await _next_event(responses, patience)) is not None:
                     if event.HasField("draining"):
-                        after = _seconds(event.draining.retry_after)
+                        # What follows at once may be the run's end; where nothing does, it goes on elsewhere.
+                        after, patience = _seconds(event.draining.retry_after), LINGER
                         cut = AgentError(grpc.StatusCode.UNAVAILABLE, "DRAINING", "the server goes away", True, after)
-                        break
-                    if self._is_new(event):
+                    elif self._is_new(event):
                         yield event
                     if event.HasField("run_finished"):
                         await self._end(call, event.run_finished)
@@ -263,11 +276,13 @@ class ChatStream:
         """Waits before the next attempt; raises ``cut`` when there is to be none."""
         broken = cut.code in _CUT and not cut.reason  # nobody of the service said that: the connection did
         known = self._resumable if self.run_id else bool(self._question and self._question.request_id)
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._attempts)
+        refused = not self.run_id and cut.reason in _PASSING
         self._attempts += 1
-        if not (broken or cut.reason in _GO_ON) or not known or self._attempts > ATTEMPTS:
+        if not (refused or (known and (broken or cut.reason in _GO_ON))):
             raise cut
-        await asyncio.sleep(cut.retry_after if cut.retry_after is not None else pause * random.uniform(0.5, 1))  # noqa: S311 - spread, not secrecy
+        if self._attempts > (REFUSALS if refused else ATTEMPTS):
+            raise cut
+        await asyncio.sleep(_pause(cut, self._attempts))
 
     async def _end(self, call: _Call, finished: v1.RunFinished) -> None:
         """Lets the status arrive, so that the service sees a clean end; raises what the run ended with."""
@@ -275,6 +290,23 @@ class ChatStream:
             await asyncio.wait_for(call.code(), CLOSING)
         if finished.HasField("error"):
             raise AgentError.from_run(finished.error)
+
+
+async def _next_event(responses: AsyncIterator[Any], patience: float | None) -> v1.ChatEvent | None:
+    """None at the end of the stream, or after ``patience`` seconds without an event."""
+    try:
+        event: v1.ChatEvent = (await asyncio.wait_for(anext(responses), patience)).event
+    except (StopAsyncIteration, TimeoutError):
+        return None
+    return event
+
+
+def _pause(failure: AgentError, attempt: int) -> float:
+    """Seconds before the next attempt: what the service said, else longer from one to the next."""
+    if failure.retry_after is not None:
+        return failure.retry_after
+    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - 1))
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - spread, not secrecy
 
 
 def _seconds(duration: Any) -> float:

@@ -135,9 +135,17 @@ async def _serve(settings: Settings, *, dev: bool) -> None:
     from agentsvc.service import Service
 
     stop = asyncio.Event()
+    service = Service(settings, tools=dev_tools(dev=dev))
+
+    def leave() -> None:
+        """The first signal asks to go, the second to go at once."""
+        if stop.is_set():
+            service.hurry()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with Service(settings, tools=dev_tools(dev=dev)) as service:
+        asyncio.get_running_loop().add_signal_handler(number, leave)
+    async with service:
         bearer = await furnish(service, settings.dev_token) if dev else ""
         address = f"{settings.server.address.rpartition(':')[0]}:{service.port}"
         typer.echo(f"agentsvc is ready: gRPC on {address}")

@@ -53,9 +53,10 @@ class Observation:
         """Is told of every run, and reads what the rooms count when a scraper comes."""
         runs.lag_since = self._lag.since
         runs.on_ended = self.failures.harmless(self._run_ended)
-        ledger, gauge, counter = storage.ledger, self.metrics.gauge, self.metrics.counter
-        gauge("agentsvc_runs_live", "Runs that go on.", lambda: runs.census()[0])
-        gauge("agentsvc_readers", "Streams that read a run.", lambda: runs.census()[1])
+        ledger, admission, gauge, counter = storage.ledger, runs.admission, self.metrics.gauge, self.metrics.counter
+        gauge("agentsvc_runs_live", "Runs that go on.", lambda: admission.runs)
+        gauge("agentsvc_runs_waiting", "Calls that wait for a run's place.", lambda: admission.waiting)
+        gauge("agentsvc_readers", "Calls that read a run.", lambda: admission.readers)
         gauge("agentsvc_journal_bytes", "Memory that journals take.", lambda: library.used)
         gauge("agentsvc_ledger_backlog_bytes", "Writes that wait for the database.", lambda: ledger.backlog_bytes)
         counter("agentsvc_ledger_dropped", "Writes lost because too many waited.", lambda: ledger.dropped)

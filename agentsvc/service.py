@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from agentsvc.domain.runs import Principal
+from agentsvc.drain import Drain
+from agentsvc.engine.admission import Admission
 from agentsvc.engine.catalog import Catalog
 from agentsvc.engine.journal import Library
 from agentsvc.engine.runs import Runs
@@ -20,14 +22,12 @@ from agentsvc.providers.models import Providers
 from agentsvc.providers.registry import installed
 from agentsvc.settings import Settings
 from agentsvc.storage import Storage, Topic
-from agentsvc.telemetry.metrics import Metrics
 from agentsvc.transport.admin import Admin
 from agentsvc.transport.codec import encode_event
 from agentsvc.transport.server import Server
 
 _log = logging.getLogger(__name__)
 _WARM_UP = 1.0  # seconds that being ready waits for the providers' connections
-_GOOD_BYE = 2.0  # seconds that streams have to carry their last event away
 _PROBE = 1.0  # seconds between two looks at what readiness depends on
 
 
@@ -40,7 +40,6 @@ class Service:
 
     storage: Storage
     catalog: Catalog
-    metrics: Metrics
     port: int
     admin_port: int = 0
 
@@ -48,6 +47,7 @@ class Service:
         self._settings = settings
         self._tools = Toolset.of((*settings.load_tools(), *tools))
         self._open = AsyncExitStack()
+        self._hurry = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opened:
@@ -59,6 +59,10 @@ class Service:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self._open.aclose()
+
+    def hurry(self) -> None:
+        """Closing is to wait for no run any more, also when it is under way."""
+        self._hurry.set()
 
     def admit(self, token: str, principal: Principal) -> None:
         """Lets a bearer token in that only this process knows."""
@@ -76,15 +80,15 @@ class Service:
         storage.changes.on_change(Topic.AGENTS, catalog.forget)
         sessions = Sessions(storage.sessions)
         library = Library(settings.journal, encode_event)
-        runs = Runs(settings.runs, catalog, sessions, library, storage.runs, storage.ledger)
+        admission = Admission(settings.limits)
+        runs = Runs(settings.runs, catalog, sessions, library, storage.runs, storage.ledger, admission)
         observation = opened.enter_context(Observation(settings.metrics_models))
         observation.watch(runs, library, storage, providers)
-        self.metrics = observation.metrics
         server = Server(settings.server, storage.authenticator, runs, catalog, sessions, observation.rpc_ended)
-        admin = Admin(settings.admin, self.metrics, server.readiness) if settings.admin else None
+        admin = Admin(settings.admin, observation.metrics, server.readiness) if settings.admin else None
         if admin:
             opened.push_async_callback(admin.stop)  # after the drain: operators watch it to the end
-        opened.push_async_callback(self._drain, server, runs)
+        opened.push_async_callback(server.stop)
         await server.start()
         self.port = server.port
         if admin:
@@ -96,12 +100,9 @@ class Service:
         warming = asyncio.create_task(providers.warm(), name="warm up")
         opened.callback(warming.cancel)
         await asyncio.wait({warming}, timeout=_WARM_UP)
-
-    async def _drain(self, server: Server, runs: Runs) -> None:
-        """No new runs from now on; those that go on may end, and their readers hear of it, before the port closes."""
-        await server.set_ready(ready=False)
-        await runs.drain(self._settings.shutdown_grace)
-        await server.stop(_GOOD_BYE)
+        grace, settle = settings.shutdown_grace, settings.drain.settle
+        drain = Drain(server, runs, storage.ledger.close, self._hurry, grace=grace, settle=settle)
+        opened.push_async_callback(drain.run)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

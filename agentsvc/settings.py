@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
 
+from agentsvc.engine.admission import LimitsConfig
 from agentsvc.engine.journal import JournalConfig
-from agentsvc.engine.runs import RunsConfig
+from agentsvc.engine.runs import DrainConfig, RunsConfig
 from agentsvc.engine.tools import Tool
 from agentsvc.providers.dialect import Endpoint, Provider
 from agentsvc.providers.pool import PoolConfig
@@ -44,7 +45,7 @@ class SettingsError(ValueError):
 class Settings:
     """What each room is configured with.
 
-    ``shutdown_grace``: seconds that running answers have to end after SIGTERM. ``tools``: ``module:attribute`` names.
+    ``shutdown_grace``: seconds from SIGTERM to the end of the process, of which running answers have all but the last 2. ``tools``: ``module:attribute`` names.
     ``admin`` None: no address for operators; a process that serves has one unless it is told off. ``metrics_models``: the
     models that may be labels, beside the providers' defaults.
     """
@@ -54,6 +55,8 @@ class Settings:
     storage: StorageConfig = DEFAULT_STORAGE
     journal: JournalConfig = JournalConfig()
     runs: RunsConfig = RunsConfig()
+    limits: LimitsConfig = LimitsConfig()
+    drain: DrainConfig = DrainConfig()
     pool: PoolConfig = PoolConfig()
     log: LogConfig = LogConfig()
     shutdown_grace: float = 20.0
@@ -84,6 +87,9 @@ class Settings:
             storage=StorageConfig(url=url, secret_key=variables.secret_key, **variables.storage.model_dump()),
             journal=variables.journal,
             runs=variables.runs,
+            limits=variables.limits,
+            # At a developer's desk no load balancer has to learn that nothing new may come.
+            drain=DrainConfig(0.0) if dev and "drain" not in variables.model_fields_set else variables.drain,
             pool=variables.pool,
             log=variables.log,
             shutdown_grace=variables.shutdown_grace,
@@ -121,7 +127,8 @@ def _server(variables: Variables) -> ServerConfig:
 
 def _admin(variables: Variables, *, dev: bool) -> AdminConfig | None:
     address = variables.admin_address or ("127.0.0.1:0" if dev else AdminConfig().address)
-    return None if address == "off" else AdminConfig(address, exposed=variables.admin_plaintext == "allow")
+    channelz = "" if variables.channelz_address == "off" else variables.channelz_address
+    return None if address == "off" else AdminConfig(address, variables.admin_plaintext == "allow", channelz)
 
 
 def _names(listed: str) -> tuple[str, ...]:
@@ -131,6 +138,8 @@ def _names(listed: str) -> tuple[str, ...]:
 def _contradictions(variables: Variables) -> Iterator[str]:
     """What is wrong with the values taken together, or with the world they name."""
     tls = variables.tls
+    if variables.admin_address == "off" and variables.channelz_address != "off":
+        yield "AGENTSVC_CHANNELZ_ADDRESS needs AGENTSVC_ADMIN_ADDRESS: set both, or only the latter."
     if variables.redis_url:
         yield "AGENTSVC_REDIS_URL is set, but replicas that share Redis are not built yet: unset it."
     try:
@@ -159,15 +168,20 @@ def _only_for_dev(variables: Variables) -> Iterator[str]:
             "and AGENTSVC_TLS__KEY, or ask for plaintext (beside a mesh's proxy) with AGENTSVC_GRPC_PLAINTEXT=allow."
         )
 
-    if _is_open(variables.admin_address) and variables.admin_plaintext != "allow":
-        yield (
-            f"AGENTSVC_ADMIN_ADDRESS is {variables.admin_address!r}, which others can reach, and it has neither TLS nor "
-            "tokens: keep it on loopback, or ask for it with AGENTSVC_ADMIN_PLAINTEXT=allow."
-        )
+    if variables.admin_plaintext != "allow":
+        for name, address in _open_to_others(variables):
+            yield (
+                f"{name} is {address!r}, which others can reach, and there is neither TLS nor a token before it: keep it on "
+                "loopback, or ask for it with AGENTSVC_ADMIN_PLAINTEXT=allow."
+            )
 
 
-def _is_open(admin_address: str) -> bool:
-    return admin_address not in {"", "off"} and not is_loopback(admin_address)
+def _open_to_others(variables: Variables) -> Iterator[tuple[str, str]]:
+    """The operators' addresses that are not on loopback."""
+    for name in ("admin_address", "channelz_address"):
+        address = getattr(variables, name)
+        if address not in {"", "off"} and not is_loopback(address):
+            yield f"AGENTSVC_{name.upper()}", address
 
 
 def _not_for_dev(variables: Variables) -> Iterator[str]:
@@ -175,8 +189,8 @@ def _not_for_dev(variables: Variables) -> Iterator[str]:
     for name, address in (("GRPC", variables.grpc_address), ("HTTP", variables.http_address)):
         if not is_loopback(address):
             yield f"AGENTSVC_{name}_ADDRESS is {address!r}, but --dev listens on loopback only: unset it or drop --dev."
-    if _is_open(variables.admin_address):
-        yield "AGENTSVC_ADMIN_ADDRESS is open to others, but --dev listens on loopback only: unset it or drop --dev."
+    for variable, address in _open_to_others(variables):
+        yield f"{variable} is {address!r}, but --dev listens on loopback only: unset it or drop --dev."
     if not re.fullmatch(r"[!-~]*", variables.dev_token):
         yield "AGENTSVC_DEV_TOKEN is not usable: write one word of ASCII, since it travels in a header."
     if variables.database_url not in {"", DEV_DATABASE_URL}:

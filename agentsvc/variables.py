@@ -20,8 +20,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from agentsvc.engine.admission import LimitsConfig
 from agentsvc.engine.journal import JournalConfig
-from agentsvc.engine.runs import RunsConfig
+from agentsvc.engine.runs import DrainConfig, RunsConfig
 from agentsvc.providers.pool import PoolConfig
 from agentsvc.storage import StorageConfig
 from agentsvc.storage.database import parse_url
@@ -39,7 +40,11 @@ _ELSEWHERE = {CONFIG, "AGENTSVC_TOKEN", "AGENTSVC_TARGET", "AGENTSVC_RECORDINGS"
 _SERVICE_LINK = re.compile(r"AGENTSVC_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
 _SECRETS = {"AGENTSVC_DATABASE_URL", "AGENTSVC_REDIS_URL", "AGENTSVC_SECRET_KEY", "AGENTSVC_DEV_TOKEN"}
 _MAY_BE_ZERO = {
+    "AGENTSVC_DRAIN__SETTLE",
     "AGENTSVC_JOURNAL__RETENTION",
+    "AGENTSVC_LIMITS__QUEUE",
+    "AGENTSVC_LIMITS__QUEUE_PER_SESSION",
+    "AGENTSVC_LIMITS__QUEUE_WAIT",
     "AGENTSVC_POOL__CONNECTIONS_PER_HOST",
     "AGENTSVC_POOL__WARM",
     "AGENTSVC_POOL__RETRY__MAX_RETRIES",
@@ -104,6 +109,7 @@ class Variables(BaseSettings):
     grpc_address: Address = _SERVER.address
     grpc_plaintext: Literal["loopback", "allow"] = "loopback"
     admin_address: Annotated[str, AfterValidator(_admin_address)] = ""  # empty: AdminConfig's, any free port with --dev
+    channelz_address: Annotated[str, AfterValidator(_admin_address)] = "off"
     admin_plaintext: Literal["loopback", "allow"] = "loopback"
     metrics_models: str = ""  # names that may be labels, separated by commas; the providers' default models are, too
     http_address: Address = "127.0.0.1:8080"  # of the HTTP gateway, once it is built
@@ -116,6 +122,8 @@ class Variables(BaseSettings):
     storage: StorageGroup = StorageGroup()
     journal: JournalConfig = JournalConfig()
     runs: RunsConfig = RunsConfig()
+    limits: LimitsConfig = LimitsConfig()
+    drain: DrainConfig = DrainConfig()
     pool: PoolConfig = PoolConfig()
     log: LogConfig = LogConfig()
     shutdown_grace: float = 20.0  # Kubernetes kills after 30

@@ -14,9 +14,11 @@ from agentsvc.client import AgentClient, AgentError, ChatStream
 from agentsvc.domain.errors import Error, Reason
 from agentsvc.domain.events import ModelEvent, ModelFailed, TextDelta
 from agentsvc.domain.ports import ModelRequest
+from agentsvc.engine.admission import LimitsConfig
 from agentsvc.transport.errors import RichStatus
 from agentsvc.transport.server import ServerConfig
 from tests.transport.house import CALLER, FINISHED, House, open_house
+from tests.upstream import until
 
 
 class Dictation:
@@ -296,6 +298,7 @@ async def on_stage(*legs: Leg) -> AsyncIterator[tuple[AgentClient, Actor]]:
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(client_module, "LONGEST_PAUSE", 0.002)
+    monkeypatch.setattr(client_module, "LINGER", 0.05)
 
 
 @pytest.mark.parametrize(
@@ -336,6 +339,61 @@ async def test_a_draining_server_is_left_at_once() -> None:
         async with client.stream_chat(agent_id="demo", message="hi") as stream:
             assert [event async for event in stream] == [STARTED, WORD, END]
         assert actor.cursors == [2]
+
+
+async def test_a_run_that_ends_with_its_server_is_read_to_its_end() -> None:
+    draining = v1.ChatEvent(sequence=2, draining=v1.Draining())
+    interrupted = v1.Error(code=int(Reason.RUN_INTERRUPTED.code), reason="RUN_INTERRUPTED", retryable=True)
+    end = v1.ChatEvent(sequence=3, run_finished=v1.RunFinished(state=v1.RUN_STATE_INTERRUPTED, error=interrupted))
+    async with on_stage(says(STARTED, WORD, draining, end, then=Reason.RUN_INTERRUPTED)) as (client, actor):
+        events, error = await to_the_end(client.stream_chat(agent_id="demo", message="hi"))
+        assert events == [STARTED, WORD, end]
+        assert error is not None
+        assert error.reason == "RUN_INTERRUPTED"
+        assert len(actor.calls) == 1
+
+
+PASSING = [Reason.LIMIT_EXCEEDED, Reason.OVERLOADED, Reason.DRAINING, Reason.STORAGE_UNAVAILABLE]
+
+
+@pytest.mark.parametrize("reason", PASSING)
+async def test_a_refusal_that_passes_is_waited_out_without_the_caller_noticing(reason: Reason) -> None:
+    refused = says(then=reason)
+    async with on_stage(refused, refused, says(STARTED, WORD, END)) as (client, actor):
+        async with client.stream_chat(agent_id="demo", message="hi") as stream:
+            assert [event async for event in stream] == [STARTED, WORD, END]
+        assert actor.calls[0] == actor.calls[1] == actor.calls[2]
+
+
+async def test_a_caller_that_is_refused_again_and_again_hears_of_it() -> None:
+    async with on_stage(*[says(then=Reason.OVERLOADED)] * 50) as (client, actor):
+        _, error = await to_the_end(client.stream_chat(agent_id="demo", message="hi"))
+        assert error is not None
+        assert error.reason == "OVERLOADED"
+        assert len(actor.calls) == client_module.REFUSALS + 1
+
+
+async def test_a_busy_session_is_the_callers_to_decide_about() -> None:
+    async with on_stage(says(then=Reason.SESSION_BUSY)) as (client, actor):
+        _, error = await to_the_end(client.stream_chat(agent_id="demo", message="hi"))
+        assert "SESSION_BUSY" in str(error)
+        assert len(actor.calls) == 1
+
+
+async def test_chat_waits_a_refusal_out_as_well() -> None:
+    limits = LimitsConfig(max_runs=1, queue=0)
+    async with (
+        open_house(script := Dictation(1), limits=limits) as house,
+        AgentClient(house.target, CALLER) as client,
+        client.stream_chat(agent_id="demo", message="hi") as first,
+    ):
+        await anext(aiter(first))
+        second = asyncio.create_task(client.chat(agent_id="demo", message="hi"))
+        await until(lambda: house.runs.admission._promised)  # it has been told when to come back
+        script.turns.release()
+        script.turns.release()
+        _ = [event async for event in first]
+        assert (await second).text == "0 "
 
 
 @pytest.mark.parametrize("then", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, Reason.DRAINING])

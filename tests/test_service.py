@@ -16,6 +16,7 @@ from agentsvc.client import AgentClient, AgentError
 from agentsvc.domain.agents import Agent, LLMConfig
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.runs import TokenRole
+from agentsvc.engine.runs import DrainConfig
 from agentsvc.local import AGENT, ORGANISATION, TOOLS, furnish
 from agentsvc.service import Service
 from agentsvc.settings import Settings
@@ -93,7 +94,7 @@ async def test_a_run_that_cannot_end_in_time_is_interrupted_and_its_reader_is_to
 
 async def test_while_a_run_may_still_end_new_ones_are_refused(settings: Settings):
     endless = script({"do": "text", "text": "word "}, {"do": "pause", "seconds": 3600})
-    async with running(replace(settings, shutdown_grace=60.0)) as (service, client):
+    async with running(replace(settings, shutdown_grace=60.0, drain=DrainConfig(0.0))) as (service, client):
         async with client.stream_chat(agent_id=AGENT, message="go on", options=endless) as stream:
             async for event in stream:
                 if event.HasField("text_delta"):

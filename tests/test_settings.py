@@ -58,9 +58,16 @@ def test_the_defaults_keep_to_this_machine():
         ("AGENTSVC_POOL__RETRY__MAX_RETRIES", "0", "pool.retry.max_retries", 0),
         ("AGENTSVC_ADMIN_ADDRESS", "127.0.0.1:0", "admin.address", "127.0.0.1:0"),
         ("AGENTSVC_ADMIN_ADDRESS", "off", "admin", None),
+        ("AGENTSVC_CHANNELZ_ADDRESS", "127.0.0.1:0", "admin.channelz", "127.0.0.1:0"),
         ("AGENTSVC_METRICS_MODELS", "gpt-5, claude-opus-4-1", "metrics_models", ("gpt-5", "claude-opus-4-1")),
         ("AGENTSVC_LOG__FORMAT", "json", "log.format", LogFormat.JSON),
         ("AGENTSVC_SHUTDOWN_GRACE", "1", "shutdown_grace", 1.0),
+        ("AGENTSVC_DRAIN__SETTLE", "0", "drain.settle", 0.0),
+        ("AGENTSVC_LIMITS__MAX_RUNS", "7", "limits.max_runs", 7),
+        ("AGENTSVC_LIMITS__MAX_READERS_PER_TOKEN", "7", "limits.max_readers_per_token", 7),
+        ("AGENTSVC_LIMITS__QUEUE", "0", "limits.queue", 0),
+        ("AGENTSVC_LIMITS__QUEUE_WAIT", "0.5", "limits.queue_wait", 0.5),
+        ("AGENTSVC_LIMITS__IDLE_READER", "60", "limits.idle_reader", 60.0),
     ],
 )
 def test_a_variable_arrives_in_the_room_it_is_meant_for(name: str, value: str, path: str, read: object):
@@ -95,6 +102,7 @@ def test_an_empty_variable_is_an_unset_one():
             {"AGENTSVC_JOURNAL__RUN_BYTES": "-1"},
             "AGENTSVC_JOURNAL__RUN_BYTES is -1: write a number that is more than 0.",
         ),
+        ({"AGENTSVC_LIMITS__MAX_RUNS": "0"}, "AGENTSVC_LIMITS__MAX_RUNS is 0: write a number that is more than 0."),
         ({"AGENTSVC_JOURNAL__RETENTION": "-1"}, "write a number that is 0 or more."),
         ({"AGENTSVC_RUNS__MAX_RUN_TIME": "nan"}, "AGENTSVC_RUNS__MAX_RUN_TIME is nan: write a number"),
         ({"AGENTSVC_POOL__IDLE_TIMEOUT": "soon"}, "'soon': write a number, for example 60.0."),
@@ -108,6 +116,11 @@ def test_an_empty_variable_is_an_unset_one():
         ({"AGENTSVC_GRPC_ADDRESS": "0.0.0.0:50051"}, "AGENTSVC_GRPC_PLAINTEXT=allow"),
         ({"AGENTSVC_ADMIN_ADDRESS": "9464"}, "'9464': write host:port, for example 127.0.0.1:9464, or off."),
         ({"AGENTSVC_ADMIN_ADDRESS": "0.0.0.0:9464"}, "AGENTSVC_ADMIN_PLAINTEXT=allow"),
+        ({"AGENTSVC_CHANNELZ_ADDRESS": "0.0.0.0:9465"}, "AGENTSVC_CHANNELZ_ADDRESS is '0.0.0.0:9465', which others"),
+        (
+            {"AGENTSVC_CHANNELZ_ADDRESS": "127.0.0.1:0", "AGENTSVC_ADMIN_ADDRESS": "off"},
+            "AGENTSVC_CHANNELZ_ADDRESS needs AGENTSVC_ADMIN_ADDRESS",
+        ),
         ({"AGENTSVC_TLS__CERTIFICATE": __file__}, "set both or none"),
         ({"AGENTSVC_TLS__CLIENT_CA": __file__}, "AGENTSVC_TLS__CLIENT_CA needs"),
         ({"AGENTSVC_TLS__CERTIFICATE": "/no/c", "AGENTSVC_TLS__KEY": __file__}, "names '/no/c', which is not a file"),
@@ -187,6 +200,10 @@ class TestDev:
     def test_it_keeps_its_own_file(self):
         assert Settings.load({}, dev=True).storage.url == DEV_DATABASE_URL
 
+    def test_it_leaves_at_once_unless_told_to_wait(self):
+        assert Settings.load({}, dev=True).drain.settle == 0
+        assert Settings.load({"AGENTSVC_DRAIN__SETTLE": "3"}, dev=True).drain.settle == 3
+
     def test_its_token_can_be_set(self):
         assert Settings.load({"AGENTSVC_DEV_TOKEN": "abc"}, dev=True).dev_token == "abc"
 
@@ -200,6 +217,7 @@ class TestDev:
             ("AGENTSVC_GRPC_ADDRESS", "0.0.0.0:50051"),
             ("AGENTSVC_HTTP_ADDRESS", "0.0.0.0:8080"),
             ("AGENTSVC_ADMIN_ADDRESS", "0.0.0.0:9464"),
+            ("AGENTSVC_CHANNELZ_ADDRESS", "0.0.0.0:9465"),
             ("AGENTSVC_DATABASE_URL", "sqlite:///agentsvc.db"),
             ("AGENTSVC_DATABASE_URL", "postgresql://db/x"),
         ],

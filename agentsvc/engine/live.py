@@ -125,11 +125,6 @@ class Live:
         self._task = loop.create_task(self._drive(), name=self.run_id)
 
     @property
-    def readers(self) -> int:
-        """How many read it now."""
-        return self._readers
-
-    @property
     def state(self) -> RunState:
         """Where the run is now."""
         return self._run.state

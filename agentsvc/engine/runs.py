@@ -99,11 +99,6 @@ class Runs:
         claim.set_result(live)
         return live
 
-    def census(self) -> tuple[int, int]:
-        """How many runs go on, and how many readers all runs have; counted when asked."""
-        lives = self._live.values()
-        return sum(not live.state.ended for live in lives), sum(live.readers for live in lives)
-
     def find(self, principal: Principal, run_id: str) -> Live | None:
         """The run if this process still holds it."""
         return self._live.get((principal.tenant_id, run_id))
@@ -154,10 +149,12 @@ class Runs:
         for live in tuple(self._live.values()):
             await live.ended()
 
-    def interrupt(self) -> None:
-        """Ends every run that is left, INTERRUPTED: neither its caller's doing nor a failure."""
-        for live in self._live.values():
+    def interrupt(self) -> int:
+        """Ends the runs that are left, INTERRUPTED: neither their callers' doing nor a failure. How many there were."""
+        left = [live for live in self._live.values() if not live.state.ended]
+        for live in left:
             live.stop(INTERRUPTED)
+        return len(left)
 
     async def _start(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Live:
         if self._draining:

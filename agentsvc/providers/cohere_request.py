@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from agentsvc.domain.messages import Media, Message, Part, ProviderState, Role, Text, ToolCall
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.runs import ToolChoiceMode
-from agentsvc.providers.encoding import function_tool, incapable, refuse_serial_calls, said, text_of, tool_mode
+from agentsvc.providers.encoding import (
+    function_tool,
+    incapable,
+    refuse_serial_calls,
+    said,
+    system_text,
+    text_of,
+    tool_mode,
+)
 from agentsvc.providers.openai_request import data_uri, provider_options
 
 _API = "Cohere"
@@ -28,8 +37,7 @@ def chat_body(request: ModelRequest, *, vendor: str) -> dict[str, Any]:
     specs = [spec for spec in request.tools if not named or spec.name == named]
     if tools := [function_tool(spec) for spec in specs] + own.pop("tools", []):
         body["tools"] = tools
-    system = [{"role": "system", "content": request.instructions}] if request.instructions else []
-    body["messages"] = system + [_message(message, vendor) for message in request.messages]
+    body["messages"] = list(_messages(request, vendor))
     return body | {"stream": request.stream} | _options(request, mode) | own
 
 
@@ -53,18 +61,17 @@ def _forced(mode: ToolChoiceMode | None) -> str:
     return "NONE" if mode is ToolChoiceMode.NONE else "REQUIRED"
 
 
-def _message(message: Message, vendor: str) -> dict[str, Any]:
-    match message.role:
-        case Role.ASSISTANT:
-            return _assistant(message, vendor)
-        case Role.TOOL:
-            return {"role": "tool", "tool_call_id": message.tool_call_id, "content": text_of(message, _API)}
-        case Role.SYSTEM:
-            return {"role": "system", "content": text_of(message, _API)}
-        case Role.USER:
-            if all(isinstance(part, Text) for part in message.parts):
-                return {"role": "user", "content": message.text}
-            return {"role": "user", "content": [_part(part) for part in message.parts]}
+def _messages(request: ModelRequest, vendor: str) -> Iterator[dict[str, Any]]:
+    if system := system_text(request):
+        yield {"role": "system", "content": system}  # only as the first turn
+    for message in request.messages:
+        if message.role is Role.ASSISTANT and (message.text or message.tool_calls):
+            yield _assistant(message, vendor)
+        elif message.role is Role.TOOL:
+            yield {"role": "tool", "tool_call_id": message.tool_call_id, "content": text_of(message, _API)}
+        elif message.role is Role.USER:
+            plain = all(isinstance(part, Text) for part in message.parts)
+            yield {"role": "user", "content": message.text if plain else [_part(part) for part in message.parts]}
 
 
 def _assistant(message: Message, vendor: str) -> dict[str, Any]:
@@ -81,7 +88,7 @@ def _assistant(message: Message, vendor: str) -> dict[str, Any]:
                 pass
     if message.text and "content" in turn:
         turn["content"].append({"type": "text", "text": message.text})
-    elif message.text or not message.tool_calls:
+    elif message.text:
         turn["content"] = message.text
     return turn
 

@@ -12,7 +12,7 @@ from typing import Any
 from agentsvc.domain.messages import Media, Part, Role, Text, ToolCall
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.runs import ToolChoice, ToolChoiceMode
-from agentsvc.providers.encoding import function_tool, incapable, said, text_of, wanted_json
+from agentsvc.providers.encoding import function_tool, incapable, said, system_text, text_of, wanted_json
 from agentsvc.providers.openai_request import data_uri, provider_options
 
 _API = "DashScope"
@@ -80,9 +80,11 @@ def _tool_choice(request: ModelRequest, choice: ToolChoice) -> Any:
 
 
 def _messages(request: ModelRequest, *, multimodal: bool) -> Iterator[dict[str, Any]]:
-    if system := "\n\n".join(text for text in (request.instructions, wanted_json(request)) if text):
+    if system := "\n\n".join(text for text in (system_text(request), wanted_json(request)) if text):
         yield {"role": "system", "content": [{"text": system}] if multimodal else system}
     for message in request.messages:
+        if message.role is Role.SYSTEM:
+            continue  # said above: only as the first turn
         turn: dict[str, Any] = {"role": message.role.value}
         if message.role is Role.TOOL:
             turn["tool_call_id"] = message.tool_call_id

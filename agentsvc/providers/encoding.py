@@ -33,9 +33,15 @@ def function_tool(spec: ToolSpec) -> dict[str, Any]:
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """The arguments as an object, for formats that want one."""
-    arguments: dict[str, Any] = msgspec.json.decode(call.arguments_json or "{}")
-    return arguments
+    """The arguments as an object, for formats that want one.
+
+    Raises:
+        AgentsvcError: INVALID_FIELD when they are none; a model's have been looked at, a caller's own history may hold any.
+    """
+    try:
+        return msgspec.json.decode(call.arguments_json or "{}", type=dict[str, Any])
+    except (ValueError, RecursionError) as broken:
+        raise invalid_field("history.tool_calls.arguments_json", "must be a JSON object") from broken
 
 
 def text_of(message: Message, api: str) -> str:

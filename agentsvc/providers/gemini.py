@@ -266,9 +266,7 @@ _FAILURES = frozenset(
         *("MISSING_THOUGHT_SIGNATURE", "LANGUAGE", "OTHER", "NO_IMAGE", "IMAGE_OTHER"),
     )
 )
-_BLOCKED = frozenset(
-    ("SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "MODEL_ARMOR", "JAILBREAK")
-)
+_BLOCKED = frozenset(("SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "MODEL_ARMOR", "JAILBREAK"))
 # google.ai.generativelanguage.v1beta.Candidate.FinishReason
 _NUMBERED: Mapping[int, str] = {
     0: "",

@@ -7,7 +7,7 @@ github.com/ollama/ollama/blob/main/docs/api.md
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from agentsvc.domain.messages import Media, Message, Role
@@ -19,6 +19,7 @@ from agentsvc.providers.encoding import (
     incapable,
     refuse_serial_calls,
     said,
+    system_text,
     text_of,
     tool_mode,
 )
@@ -66,32 +67,27 @@ def _options(request: ModelRequest) -> dict[str, Any]:
 
 
 def _messages(request: ModelRequest) -> Iterator[dict[str, Any]]:
-    if request.instructions:
-        yield {"role": "system", "content": request.instructions}
+    if system := system_text(request):
+        yield {"role": "system", "content": system}
     names: dict[str, str] = {}  # tool_call_id -> the tool; ids may come again in a later turn
     for message in request.messages:
         names |= {call.tool_call_id: call.name for call in message.tool_calls}
-        yield _message(message, names)
-
-
-def _message(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
-    match message.role:
-        case Role.ASSISTANT:
-            turn: dict[str, Any] = {"role": "assistant", "content": message.text}
-            if message.tool_calls:
-                turn["tool_calls"] = [
-                    {"function": {"name": call.name, "arguments": arguments_of(call)}} for call in message.tool_calls
-                ]
-            return turn
-        case Role.TOOL:
+        if message.role is Role.ASSISTANT:
+            yield _assistant(message)
+        elif message.role is Role.TOOL:
             name = names.get(message.tool_call_id, message.tool_call_id)
-            return {"role": "tool", "tool_name": name, "content": text_of(message, _API)}
-        case Role.SYSTEM:
-            return {"role": "system", "content": text_of(message, _API)}
-        case Role.USER:
-            question: dict[str, Any] = {"role": "user", "content": message.text}
+            yield {"role": "tool", "tool_name": name, "content": text_of(message, _API)}
+        elif message.role is Role.USER:
             images = [_image(part) for part in message.parts if isinstance(part, Media)]
-            return question | {"images": images} if images else question
+            yield {"role": "user", "content": message.text} | ({"images": images} if images else {})
+
+
+def _assistant(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": "assistant", "content": message.text}
+    if message.tool_calls:
+        calls = ({"name": call.name, "arguments": arguments_of(call)} for call in message.tool_calls)
+        turn["tool_calls"] = [{"function": call} for call in calls]
+    return turn
 
 
 def _image(media: Media) -> str:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import msgspec
-
 from agentsvc.domain.agents import GenerationOptions
 from agentsvc.domain.errors import AgentsvcError, Reason, invalid_field
-from agentsvc.domain.messages import Media, Message, Part, Role, Text, ToolCall, ToolSpec
+from agentsvc.domain.messages import Media, Message, Part, Role, Text, ToolCall
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.runs import ToolChoice, ToolChoiceMode
 from agentsvc.providers.dialect import Endpoint
+from agentsvc.providers.encoding import function_tool, said, text_of, wanted_json
 from agentsvc.providers.errors import Vendor
 from agentsvc.providers.thoughts import Returns, returned
 
@@ -69,7 +68,7 @@ def chat_body(request: ModelRequest, accent: Accent, vendor: Vendor) -> dict[str
     """
     own = provider_options(request.generation, reserved=("model", "messages", "stream"))
     body: dict[str, Any] = {"model": request.model}
-    if tools := [_tool(spec) for spec in request.tools] + own.pop("tools", []):
+    if tools := [function_tool(spec) for spec in request.tools] + own.pop("tools", []):
         body["tools"] = tools
     body["messages"] = list(_messages(request, accent, vendor))
     body["stream"] = request.stream or accent.always_streams
@@ -110,7 +109,7 @@ def _options(request: ModelRequest, accent: Accent, vendor: Vendor) -> dict[str,
     if request.tools:
         options["tool_choice"] = _tool_choice(request.tool_choice, accent, vendor) if request.tool_choice else None
         options["parallel_tool_calls"] = accent.parallel_tool_calls if parallel is None else parallel
-    return {name: value for name, value in options.items() if value is not None}
+    return said(options)
 
 
 def _messages(request: ModelRequest, accent: Accent, vendor: Vendor) -> Iterator[dict[str, Any]]:
@@ -126,11 +125,9 @@ def _messages(request: ModelRequest, accent: Accent, vendor: Vendor) -> Iterator
 
 
 def _instructions(request: ModelRequest, accent: Accent) -> str:
-    if not request.response_schema or accent.response_format == "json_schema":
+    if accent.response_format == "json_schema":
         return request.instructions
-    schema = msgspec.json.encode(request.response_schema).decode()
-    wanted = f"Answer with one JSON object that follows this JSON Schema, and with nothing else:\n{schema}"
-    return f"{request.instructions}\n\n{wanted}" if request.instructions else wanted
+    return "\n\n".join(text for text in (request.instructions, wanted_json(request)) if text)
 
 
 def _message(message: Message, accent: Accent) -> dict[str, Any]:
@@ -144,22 +141,13 @@ def _message(message: Message, accent: Accent) -> dict[str, Any]:
             return turn
         case Role.TOOL:
             call_id = accent.call_id(message.tool_call_id)
-            return {"role": "tool", "tool_call_id": call_id, "content": _text_only(message)}
+            return {"role": "tool", "tool_call_id": call_id, "content": text_of(message, "Chat completions")}
         case Role.SYSTEM:
-            return {"role": "system", "content": _text_only(message)}
+            return {"role": "system", "content": text_of(message, "Chat completions")}
         case Role.USER:
             if all(isinstance(part, Text) for part in message.parts):
                 return {"role": "user", "content": message.text}
             return {"role": "user", "content": [_part(part) for part in message.parts]}
-
-
-def _text_only(message: Message) -> str:
-    if any(isinstance(part, Media) for part in message.parts):
-        raise AgentsvcError(
-            Reason.CAPABILITY_MISSING,
-            f"Chat completions cannot carry images or files in a {message.role.value} message: send them as the user.",
-        )
-    return message.text
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -180,12 +168,6 @@ def _part(part: Part) -> dict[str, Any]:
 def _tool_call(call: ToolCall, accent: Accent) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments_json or "{}"}
     return {"id": accent.call_id(call.tool_call_id), "type": "function", "function": function}
-
-
-def _tool(spec: ToolSpec) -> dict[str, Any]:
-    parameters = spec.parameters or {"type": "object", "properties": {}}
-    function = {"name": spec.name, "description": spec.description, "parameters": parameters}
-    return {"type": "function", "function": function}
 
 
 def _tool_choice(choice: ToolChoice, accent: Accent, vendor: Vendor) -> Any:

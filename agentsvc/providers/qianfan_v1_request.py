@@ -136,7 +136,7 @@ def _calls(message: Message, results: Mapping[str, Message], vendor: str) -> Ite
 
 
 def _result(call: ToolCall, result: Message) -> dict[str, Any]:
-    return {"role": "function", "name": call.name, "content": text_of(result, _API)}
+    return {"role": "function", "name": call.name, "content": text_of(result, _API) or "{}"}  # empty ones are refused
 
 
 def _thoughts(message: Message, vendor: str) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""What happened, told to people and machines outside: structured log lines now, one per run and none per delta."""
+"""What happened, told to people and machines outside: one log line and one set of observations per run, none per delta."""

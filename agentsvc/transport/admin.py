@@ -10,14 +10,17 @@ No token is asked for and nothing of a tenant is told.
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from agentsvc.telemetry.metrics import Metrics
 from agentsvc.transport.address import is_loopback
+from agentsvc.transport.channelz import Channelz
 from agentsvc.transport.readiness import Readiness
 
+_log = logging.getLogger(__name__)
 _GOOD_BYE = 1.0  # seconds that a scrape under way has to end
 
 
@@ -25,25 +28,29 @@ _GOOD_BYE = 1.0  # seconds that a scrape under way has to end
 class AdminConfig:
     """``address`` is host:port, port 0 for any free one; ``exposed`` must be said to listen beyond loopback.
 
+    ``channelz`` is an address, too, of gRPC's own; empty: off.
     9464 is where scrapers expect OpenTelemetry's exporter; 9090 is Prometheus itself.
     """
 
     address: str = "127.0.0.1:9464"
     exposed: bool = False
+    channelz: str = ""
 
     def __post_init__(self) -> None:
-        if not self.exposed and not is_loopback(self.address):
-            raise ValueError(f"{self.address} is open to others: allow that expressly")
+        for address in filter(None, (self.address, self.channelz)):
+            if not self.exposed and not is_loopback(address):
+                raise ValueError(f"{address} is open to others: allow that expressly")
 
 
 class Admin:
-    """Serves until ``stop``. ``port`` is the real one after ``start``."""
+    """Serves until ``stop``. ``port`` and ``channelz_port`` are the real ones after ``start``, 0 for what is off."""
 
     def __init__(self, config: AdminConfig, metrics: Metrics, readiness: Readiness) -> None:
         self._config = config
         self._metrics = metrics
         self._readiness = readiness
         self._runner: web.AppRunner | None = None
+        self._channelz = Channelz(config.channelz)
         self.port = 0
 
     async def start(self) -> None:
@@ -68,9 +75,18 @@ class Admin:
                 "set AGENTSVC_ADMIN_ADDRESS to a free host:port, or to off"
             ) from error
         self.port = runner.addresses[0][1]
+        if self._config.channelz:
+            await self._channelz.start()
+            _log.info("channelz on port %d", self._channelz.port)
+
+    @property
+    def channelz_port(self) -> int:
+        """Where channelz listens."""
+        return self._channelz.port
 
     async def stop(self) -> None:
-        """Closes the port. Idempotent."""
+        """Closes the ports. Idempotent."""
+        await self._channelz.stop()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()

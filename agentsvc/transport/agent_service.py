@@ -12,7 +12,7 @@ from agentsvc.engine.runs import Runs
 from agentsvc.transport import codec_requests as requests
 from agentsvc.transport import codec_resources as resources
 from agentsvc.transport.interceptors import Call
-from agentsvc.transport.streams import agree, open_stream, relay, set_trailers
+from agentsvc.transport.streams import Streams, agree, open_stream, relay, set_trailers
 
 _LAST_EVENTS: Final = 64  # after generation_completed come memory_updated events and run_finished
 
@@ -22,38 +22,42 @@ class AgentService:
 
     def __init__(self, runs: Runs, heartbeat: float) -> None:
         self._runs = runs
-        self._heartbeat = heartbeat
+        self._admission = runs.admission
+        self.streams = Streams(heartbeat, self._admission.config.idle_reader)
 
     async def stream_chat(self, request: v1.StreamChatRequest, call: Call) -> None:
         """The answer while it is produced; the status agrees with run_finished."""
-        live = await self._start(request, call)
-        finished = await relay(live.reader(), call, self._heartbeat)
+        with self._admission.take_reader(call.principal) as place:
+            live = await self._start(request, call)
+            finished = await relay(live.reader(), call, self.streams, place)
         set_trailers(call, live.run_id, finished.usage, finished.framework_overhead_us, live.started)
         agree(finished.state, finished.error)
 
     async def subscribe_run(self, request: v1.SubscribeRunRequest, call: Call) -> None:
         """The same events again, from a cursor on; a run may be silent, so the stream opens at once."""
-        reader = await self._runs.subscribe(call.principal, request.run_id, request.after_sequence)
-        try:
-            await open_stream(call, request.run_id)
-        except BaseException:
-            reader.close()
-            raise
-        live = self._runs.find(call.principal, request.run_id)
-        finished = await relay(reader, call, self._heartbeat, opened=True)
+        with self._admission.take_reader(call.principal) as place:
+            reader = await self._runs.subscribe(call.principal, request.run_id, request.after_sequence)
+            try:
+                await open_stream(call, request.run_id)
+            except BaseException:
+                reader.close()
+                raise
+            live = self._runs.find(call.principal, request.run_id)
+            finished = await relay(reader, call, self.streams, place, opened=True)
         started = live.started if live else None
         set_trailers(call, request.run_id, finished.usage, finished.framework_overhead_us, started)
         agree(finished.state, finished.error)
 
     async def chat(self, request: v1.ChatRequest, call: Call) -> v1.ChatResponse:
         """The answer whole. The call counts as a reader, so its leaving counts too; it reads nothing of the journal."""
-        live = await self._start(request, call)
-        reader = live.reader(follows=False)
-        try:
-            await open_stream(call, live.run_id)
-            run = await live.ended()
-        finally:
-            reader.close()
+        with self._admission.take_reader(call.principal):
+            live = await self._start(request, call)
+            reader = live.reader(follows=False)
+            try:
+                await open_stream(call, live.run_id)
+                run = await live.ended()
+            finally:
+                reader.close()
         set_trailers(call, run.run_id, run.usage, run.framework_overhead_us, live.started)
         agree(run.state, run.error)
         text = run.text or run.partial_text

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 Method: TypeAlias = Callable[[Any, Call], Awaitable[Message | None]]
 Behaviour: TypeAlias = Callable[[bytes, Context], Awaitable[Any]]
 
+_DEADLINE_SLACK = 0.05  # seconds: at its deadline a caller hangs up a moment before or after our own clock says so
+
 
 def bind(service: ServiceDescriptor, implementation: object, ended: RpcEnded = unwatched) -> grpc.GenericRpcHandler:
     """Handlers for all methods of ``service``, whose calls ``ended`` is told; their request types are warmed up."""
@@ -111,7 +113,7 @@ def _code(context: Context) -> Code:
     if said is not None:
         return Code(said.value[0])
     remaining: float | None = context.time_remaining()
-    return Code.CANCELLED if remaining is None or remaining > 0 else Code.DEADLINE_EXCEEDED
+    return Code.CANCELLED if remaining is None or remaining > _DEADLINE_SLACK else Code.DEADLINE_EXCEEDED
 
 
 def _unbuilt(descriptor: MethodDescriptor) -> Behaviour:

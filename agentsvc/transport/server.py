@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,8 @@ from agentsvc.v1 import (
 LIVENESS: Final = "liveness"
 READINESS: Final = "readiness"
 _SHUTDOWN: Final = "shutdown"
+_LOOK: Final = 0.01  # seconds between two looks at whether the last reader has left
+_TRAILERS: Final = 0.1  # seconds that its status has to follow
 
 _OPTIONS: Final = (
     # A burst of new streams is otherwise refused at random, with CANCELLED (4 to 665 of 3,000).
@@ -82,6 +85,8 @@ class Keepalive:
         return (
             ("grpc.keepalive_time_ms", round(self.time * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.timeout * 1000)),
+            # The one that counts: without it an unanswered ping closes the connection after 60 s, whatever the line above.
+            ("grpc.http2.ping_timeout_ms", round(self.timeout * 1000)),
             # The key of much copied advice, ...min_recv_ping_interval..., is not read by anybody.
             ("grpc.http2.min_ping_interval_without_data_ms", round(self.min_client_interval * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
@@ -109,7 +114,10 @@ class ServerConfig:
 
 
 class Server:
-    """Serves the contract on one address. Ready from ``start`` on, unless ``set_ready`` says otherwise."""
+    """Serves the contract on one address. Ready from ``start`` on, unless something speaks against it (``readiness``).
+
+    ``rpc_ended`` is told of every RPC of the contract, refused ones included; health and reflection do not count.
+    """
 
     def __init__(
         self,
@@ -124,9 +132,11 @@ class Server:
         self.readiness.on_change = self._tell_health
         self._config = config
         self._authenticator = authenticator
+        self._admission = runs.admission
         self._rpc_ended = rpc_ended
+        self._agents = AgentService(runs, config.heartbeat)
         self._services: dict[ServiceDescriptor, object] = {
-            agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]: AgentService(runs, config.heartbeat),
+            agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]: self._agents,
             agent_admin_service_pb2.DESCRIPTOR.services_by_name["AgentAdminService"]: AgentAdminService(catalog),
             session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]: SessionService(sessions, catalog),
             memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"]: None,  # of a later issue: NOT_IMPLEMENTED
@@ -173,12 +183,22 @@ class Server:
         for name in ("", READINESS, *(service.full_name for service in self._services)):
             await self._health.set(name, status)
 
+    def announce_drain(self, retry_after: float) -> None:
+        """Tells every reader, also those that are yet to come, to subscribe elsewhere after so many seconds."""
+        self._agents.streams.drain(retry_after)
+
     async def stop(self, grace: float = 0.0) -> None:
-        """Stops listening at once; calls that go on have ``grace`` seconds. Idempotent."""
+        """Stops listening at once; readers that go on have ``grace`` seconds. Idempotent."""
         server, self._server = self._server, None
-        if server is not None:
-            await self.set_ready(ready=False)
-            await server.stop(grace)
+        if server is None:
+            return
+        await self.set_ready(ready=False)
+        stopping = asyncio.create_task(server.stop(grace))
+        # Not just gRPC's own wait: whoever watches health never leaves.
+        while self._admission.readers and not stopping.done():  # noqa: ASYNC110 - once in a process' life; no event needed
+            await asyncio.sleep(_LOOK)
+        await server.stop(_TRAILERS)
+        await stopping
 
     def _ended(self, method: str, code: Code, seconds: float) -> None:
         """Names of methods that nobody but the caller knows are not passed on: they would be without number."""

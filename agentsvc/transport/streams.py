@@ -49,7 +49,7 @@ class Streams:
         """Tells ``draining`` to every stream, also to those that are yet to come."""
         self.draining = Draining(retry_after)
         for pulse in self.pulses:
-            pulse.beat()
+            pulse.nudge()
 
 
 async def relay(reader: Reader, call: Call, streams: Streams, place: Place, *, opened: bool = False) -> RunFinished:
@@ -69,8 +69,10 @@ async def relay(reader: Reader, call: Call, streams: Streams, place: Place, *, o
     try:
         while (finished := reader.end) is None:
             entries = reader.take()
-            draining = None if told else streams.draining
-            if not (entries or draining or await pulse.silent(reader.wait)):
+            if streams.draining is not None and not told and (last := reader.cursor - len(entries)):
+                entries = [encode_event(last, reader.elapsed_us(), 0, streams.draining), *entries]
+                told = True
+            if not entries and not await pulse.silent(reader.wait):
                 continue
             if not opened:
                 await asyncio.sleep(0)
@@ -79,7 +81,9 @@ async def relay(reader: Reader, call: Call, streams: Streams, place: Place, *, o
                 if is_plain_in_a_stream(len(wire)):
                     plain()
                 await write(wire)
-            pulse.felt()
+                pulse.felt()
+                if pulse.late:
+                    raise _too_slow(streams.idle)
     except AgentsvcError:
         reader.close(detached=True)  # too slow, by our judgement: that is not leaving
         raise
@@ -90,28 +94,59 @@ async def relay(reader: Reader, call: Call, streams: Streams, place: Place, *, o
     return finished
 
 
+def _too_slow(idle: float) -> AgentsvcError:
+    return AgentsvcError(
+        Reason.SLOW_CONSUMER,
+        f"The client took nothing for {idle:g} s. Subscribe again from the last sequence received.",
+    )
+
+
 class Pulse:
     """Ends a wait that took longer than ``interval`` seconds. One timer per stream; a message costs one clock reading.
 
     The wait is ended by cancelling the task and taking the cancellation back, as asyncio.timeout does; but a write is
-    never cut off, and no timer is armed per message. Used by the task that made it.
+    never cut off, and no timer is armed per message. A write that hangs for ``idle`` seconds makes it call the first of
+    ``when_idle``, after as long again the second, and so on. Used by the task that made it.
     """
 
-    __slots__ = ("_due", "_interval", "_last", "_loop", "_task", "_timer", "_waiting")
+    __slots__ = (
+        "_due",
+        "_hanging",
+        "_idle",
+        "_interval",
+        "_last",
+        "_loop",
+        "_nudged",
+        "_task",
+        "_timer",
+        "_waiting",
+        "_when_idle",
+        "late",
+    )
 
-    def __init__(self, interval: float) -> None:
+    def __init__(self, interval: float, idle: float = math.inf, when_idle: tuple[Callable[[], None], ...] = ()) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine asks
         self._task = task
         self._loop = asyncio.get_running_loop()
         self._interval = interval
+        self._idle = idle
+        self._when_idle = when_idle
         self._last = self._loop.time()
-        self._waiting = self._due = False
-        self._timer = self._loop.call_later(interval, self._look)
+        self._hanging = -1.0, 0.0  # the last message before the write that hangs, and since when that is known
+        self._waiting = self._due = self._nudged = False
+        self.late = 0  # for how many times ``idle`` a write has hung
+        self._timer = self._loop.call_later(min(interval, idle), self._look)
 
     def felt(self) -> None:
         """A message was written: the silence begins anew."""
         self._last = self._loop.time()
+
+    def nudge(self) -> None:
+        """Ends the wait that is under way, if one is: there is something else to do."""
+        if self._waiting and not self._due:
+            self._nudged = True
+            self._end_wait()
 
     async def silent(self, wait: Callable[[], Awaitable[None]]) -> bool:
         """Awaits ``wait()``; True when the silence lasted too long before it was over."""
@@ -121,22 +156,38 @@ class Pulse:
         except asyncio.CancelledError:
             if not self._due or self._task.uncancel() > 0:
                 raise  # the caller has gone, perhaps in the same instant
-            return True
+            return not self._nudged
         finally:
-            self._waiting = self._due = False
+            self._waiting = self._due = self._nudged = False
         return False
 
     def stop(self) -> None:
         """No more beats."""
         self._timer.cancel()
 
+    def _end_wait(self) -> None:
+        self._due = True
+        self._task.cancel()
+
     def _look(self) -> None:
-        rest = self._last + self._interval - self._loop.time()
-        if rest <= 0 and self._waiting:
-            self._due = True
-            self._task.cancel()
-        # A write that is under way means that the window is shut: the caller's proxies see no silence of ours.
-        self._timer = self._loop.call_later(rest if rest > 0 else self._interval, self._look)
+        now = self._loop.time()
+        rest = self._last + self._interval - now
+        if not self._waiting:
+            # A write that is under way means that the window is shut: the caller's proxies see no silence of ours.
+            self._watch_write(now)
+        elif rest <= 0 and not self._due:
+            self._end_wait()
+        self._timer = self._loop.call_later(min(rest if rest > 0 else self._interval, self._idle), self._look)
+
+    def _watch_write(self, now: float) -> None:
+        """Two looks that find a write, and no message written in between, have seen the same write."""
+        last, since = self._hanging
+        if last != self._last:
+            self._hanging = self._last, now
+        elif now - since >= self._idle * (self.late + 1):
+            self.late += 1
+            for step in self._when_idle[self.late - 1 : self.late]:
+                step()
 
 
 def set_trailers(call: Call, run_id: str, usage: Usage, overhead_us: int, started: RunStarted | None) -> None:

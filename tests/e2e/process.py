@@ -37,22 +37,20 @@ class Running:
         self.pid = pid
         self.port = port
 
-    def resident(self, line: str = "VmRSS") -> int:
-        """Bytes in memory now; with ``VmHWM``, the most there were since ``forget_peak``."""
-        found = re.search(rf"{line}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+    def resident(self) -> int:
+        """Bytes in memory now."""
+        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
         assert found
         return int(found[1]) << 10
-
-    def forget_peak(self) -> None:
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
 
 @asynccontextmanager
 async def serving(**settings: str) -> AsyncIterator[Running]:
     """``agentsvc serve`` on a free port; at the end it is asked to go and must do so cleanly."""
+    ports = {"AGENTSVC_GRPC_ADDRESS": "127.0.0.1:0", "AGENTSVC_ADMIN_ADDRESS": "127.0.0.1:0"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agentsvc.main", "serve",
-        env=environment(AGENTSVC_GRPC_ADDRESS="127.0.0.1:0", AGENTSVC_ADMIN_ADDRESS="127.0.0.1:0", **settings),
+        env=environment(**{**ports, "AGENTSVC_DRAIN__SETTLE": "0", **settings}),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

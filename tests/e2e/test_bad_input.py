@@ -121,10 +121,13 @@ async def test_what_does_not_exist_is_named(house: House) -> None:
     await check(house, stream(house, question("nobody")), "NOT_FOUND", "AGENT_NOT_FOUND", "'nobody'")
     unknown = question("demo", session_id="gone")
     await check(house, stream(house, unknown), "NOT_FOUND", "SESSION_NOT_FOUND", "'gone'", "session_id")
-    for call in (house.agents.GetRun, house.agents.CancelRun, house.agents.SubscribeRun):
-        request = {"GetRun": v1.GetRunRequest, "CancelRun": v1.CancelRunRequest, "SubscribeRun": v1.SubscribeRunRequest}
-        made = request[call._method.decode().rpartition("/")[2]](run_id="gone")
-        await check(house, call(made, metadata=house.acme.caller), "NOT_FOUND", "RUN_NOT_FOUND", "'gone'")
+    agents, metadata = house.agents, house.acme.caller
+    for call in (
+        agents.GetRun(v1.GetRunRequest(run_id="gone"), metadata=metadata),
+        agents.CancelRun(v1.CancelRunRequest(run_id="gone"), metadata=metadata),
+        agents.SubscribeRun(v1.SubscribeRunRequest(run_id="gone"), metadata=metadata),
+    ):
+        await check(house, call, "NOT_FOUND", "RUN_NOT_FOUND", "'gone'")
 
 
 async def test_another_agents_or_users_session_is_no_session(house: House) -> None:
@@ -145,7 +148,7 @@ TOKENS: dict[str, Any] = {
     "two-words": bearer("one two"),
     "huge": bearer("x" * 5000),
     "twice": bearer(KNOWN) * 2,
-    "with-non-ascii-request-id": (("x-request-id", "a" * 200),),
+    "none-but-a-request-id": (("x-request-id", "a" * 200),),
 }
 
 
@@ -174,7 +177,6 @@ async def test_a_good_token_said_twice_is_ambiguous(house: House) -> None:
     ],
 )
 async def test_odd_metadata_is_survived(house: House, odd: Any) -> None:
-    answer = (await collect(house.stream("demo", Say("Fine.")))).check()
     call = house.agents.StreamChat(question("demo", Say("Fine.")), metadata=(*house.acme.caller, *odd))
     answer = (await collect(call)).check()
     assert answer.text == "Fine."

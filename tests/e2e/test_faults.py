@@ -221,12 +221,12 @@ async def test_a_caller_that_stops_reading_and_leaves_ends_its_run() -> None:
         (started,) = await read_until(call, "run_started")
         run_id = started.run_started.run_id
         async with asyncio.timeout(PATIENCE):
-            while len((await house.run(run_id)).partial_text) < 400_000:  # noqa: ASYNC110 - nobody announces it
+            while not (await house.run(run_id)).partial_text:  # noqa: ASYNC110 - nobody announces it
                 await asyncio.sleep(0.01)
         call.cancel()
         run = await house.ended(run_id)
         assert run.state == v1.RUN_STATE_CANCELLED
-        assert len(run.partial_text) == 400_000
+        assert 0 < len(run.partial_text) <= 400_000
 
 
 @contextmanager

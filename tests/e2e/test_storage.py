@@ -72,7 +72,7 @@ async def test_a_turn_can_be_read_as_soon_as_its_generation_completed() -> None:
         events = await read_until(call, "generation_completed")
         messages = await house.messages(events[0].run_started.session_id)
         assert [message.parts[0].text for message in messages] == ["What do you know?", "Hello."]
-        (await collect(call)).finished  # noqa: B018 - the stream ends well
+        assert (await collect(call)).finished.persisted
 
 
 async def test_a_turn_that_is_not_to_be_stored_leaves_its_run_alone() -> None:

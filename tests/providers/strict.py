@@ -6,22 +6,36 @@ agentsvc lost or changed a block on the way back.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentsvc.providers.strictness import check_openai_chat
+from tests.providers.signatures import SIGNED, sign
+from tests.providers.strict_native import (
+    check_cohere,
+    check_dashscope,
+    check_gemini,
+    check_ollama,
+    check_qianfan_v1,
+    check_responses,
+    sign_call,
+)
 
-__all__ = ["check_anthropic", "check_openai_chat", "sign"]
+__all__ = [
+    "check_anthropic",
+    "check_cohere",
+    "check_dashscope",
+    "check_gemini",
+    "check_ollama",
+    "check_openai_chat",
+    "check_qianfan_v1",
+    "check_responses",
+    "sign",
+    "sign_call",
+]
 
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
-_SIGNED = "own:"
-
-
-def sign(thinking: str) -> str:
-    """The only signature under which ``check_anthropic`` takes this thinking back."""
-    return _SIGNED + hashlib.sha256(thinking.encode()).hexdigest()[:32]
 
 
 def check_anthropic(body: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -135,7 +149,7 @@ def _block_faults(block: dict[str, Any], role: str, where: str) -> Iterator[str]
             signature = block.get("signature")
             if not signature:
                 yield f"{where}.thinking.signature: Field required"
-            elif signature.startswith(_SIGNED) and signature != sign(thinking):
+            elif signature.startswith(SIGNED) and signature != sign(thinking):
                 yield f"{where}: Invalid `signature` in `thinking` block"
         case {"type": "redacted_thinking"}:
             if not block.get("data"):

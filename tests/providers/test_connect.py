@@ -79,7 +79,7 @@ async def test_further_settings_and_a_provider_of_ones_own() -> None:
     ],
 )
 async def test_what_is_missing_is_named_as_an_argument(
-    provider: str, settings: dict[str, str], reason: Reason, named: str
+    provider: str, settings: dict[str, Any], reason: Reason, named: str
 ) -> None:
     with pytest.raises(AgentsvcError, match=named) as refusal:
         async with connect(provider, **settings):

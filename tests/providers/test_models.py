@@ -50,10 +50,8 @@ def test_a_provider_without_its_settings_is_refused_with_their_names(
 def test_every_provider_of_ours_says_what_it_needs() -> None:
     providers = Providers(PROVIDERS, {})
     for name, provider in PROVIDERS.items():
-        needed = [
-            *provider.key_env[: int(provider.needs_key)],
-            *([] if provider.base_url else provider.base_url_env[:1]),
-        ]
+        lacking = [provider.key_env] * provider.needs_key + [provider.base_url_env] * (not provider.base_url)
+        needed = [" or ".join(names) for names in lacking]
         if name != "mock" and needed:
             told = refused(providers, LLMConfig(name, "any")).error.message
             assert f"set {' and '.join(needed)} for" in told

@@ -108,6 +108,19 @@ def test_a_damaged_stream_ends_once_and_never_raises(data: st.DataObject) -> Non
 KEYS = [
     *("choices", "delta", "index", "content", "tool_calls", "function", "id", "name", "arguments", "finish_reason"),
     *("usage", "prompt_tokens", "error", "code", "message", "type", "status", "content_block", "text", "partial_json"),
+    *("candidates", "parts", "functionCall", "args", "finishReason", "promptFeedback", "groundingMetadata", "done"),
+    *(
+        "output",
+        "item",
+        "response",
+        "summary",
+        "result",
+        "is_end",
+        "function_call",
+        "tool_plan",
+        "citations",
+        "sources",
+    ),
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -34,6 +34,7 @@ async def storage(server: Any) -> AsyncIterator[Storage]:
 def paused(server: Any) -> Iterator[None]:
     """The machine that hangs: connections stay open and nothing answers."""
     postmaster = psutil.Process(server.get_pid())
+    postmaster.suspend()  # first: it must not fork a process that goes on
     processes = [postmaster, *postmaster.children(recursive=True)]
     for process in processes:
         process.suspend()

@@ -62,6 +62,7 @@ async def look_inside() -> dict[str, Any]:
         "sockets": sockets(),
         "threads": threading.active_count(),
         "runs": sum(not run.state.ended for run in runs),
+        "kept": len(runs),
         "native": native_bytes(),
         "resident": resident,
     }

@@ -37,19 +37,21 @@ TOOLS = {tool.spec.name: f"{inside.__name__}:{tool.function.__name__}" for tool 
 
 @dataclass(frozen=True)
 class Inside:
-    """What the service's process held at a moment. ``native`` and ``resident`` in bytes; ``runs`` that have not ended."""
+    """What the service's process held at a moment: ``runs`` have not ended, ``kept`` counts those that have as well, since
+    they can still be read for a while. ``native`` (of malloc) and ``resident`` in bytes.
+    """
 
     tasks: int
     sockets: int
     threads: int
     runs: int
+    kept: int
     native: int
     resident: int
 
-    @property
-    def held(self) -> tuple[int, int, int]:
-        """All that must be given back: tasks, sockets and runs."""
-        return self.tasks, self.sockets, self.runs
+    def at_rest(self, before: Inside) -> bool:
+        """Whether it holds no more tasks, sockets and runs than it did before."""
+        return self.tasks <= before.tasks and self.sockets <= before.sockets and self.runs <= before.runs
 
 
 @dataclass
@@ -113,8 +115,9 @@ class Station:
     async def back_to(self, before: Inside) -> Inside:
         """What the process holds once it holds no more tasks, sockets and runs than ``before``; fails if it never does."""
         give_up = time.monotonic() + PATIENCE
-        while (now := await self.inside()).held > before.held or now.sockets > before.sockets or now.runs > before.runs:
+        while not (now := await self.inside()).at_rest(before):
             assert time.monotonic() < give_up, f"left behind: {before} has become {now}"
+            await asyncio.sleep(0.02)  # each look is a run of its own
         return now
 
     def answering(self) -> list[Connection]:
@@ -154,6 +157,7 @@ async def open_station(directory: Path, handler: Handler | None = None, **settin
             "AGENTSVC_TOOLS": ",".join(TOOLS.values()),
             "AGENTSVC_SHUTDOWN_GRACE": "0",
             "AGENTSVC_POOL__RETRY__MAX_RETRIES": "0",
+            "AGENTSVC_POOL__WARM": "0",  # sockets are counted
             "OPENAI_BASE_URL": f"{upstream.url}/v1",
             "OPENAI_API_KEY": "key",
             **settings,

@@ -27,7 +27,7 @@ TOO_MANY_PINGS = b"too_many_pings"
 
 
 def pinging(target: str, seconds: float) -> grpc.aio.Channel:
-    """A client that asks every so many seconds whether the other end is still there, as Python and Node do it."""
+    """A client that asks every so many seconds, of which C-core makes at least one, whether the other end is still there."""
     options = (
         *OWN,
         ("grpc.keepalive_time_ms", round(seconds * 1000)),
@@ -71,7 +71,7 @@ def check_lived(frames: list[Frame]) -> None:
     assert b"waited" in b"".join(found.payload for found in frames if found.kind == Kind.DATA)
 
 
-SILENT = (Call("wait", {"seconds": 2.5}), Turn(), Say("Awake."))
+SILENT = (Call("wait", {"seconds": 4.5}), Turn(), Say("Awake."))
 
 
 def patient(**keepalive: float) -> ServerConfig:
@@ -83,7 +83,7 @@ async def test_a_silent_tool_outlives_permitted_pings() -> None:
     async with open_house(tools=[wait], server=patient(min_client_interval=0.2)) as house:
         agent = await house.agent(tools=["wait"])
         message = question(agent, *SILENT).SerializeToString()
-        async with pinging(house.target, 0.3) as channel:
+        async with pinging(house.target, 1.0) as channel:
             python = house.ask(agent, *SILENT, stub=v1.AgentServiceStub(channel))
             go = pinging_like_go(house.service.port, 0.3, message, house.acme.caller)
             answer, frames = await asyncio.gather(python, go)
@@ -96,7 +96,7 @@ async def test_pings_beyond_the_permission_are_refused() -> None:
     async with open_house(tools=[wait], server=patient(min_client_interval=60)) as house:
         agent = await house.agent(tools=["wait"])
         message = question(agent, *SILENT).SerializeToString()
-        async with pinging(house.target, 0.3) as channel:
+        async with pinging(house.target, 1.0) as channel:
             stub = v1.AgentServiceStub(channel)
             python = collect(house.stream(agent, *SILENT, stub=stub))
             go = pinging_like_go(house.service.port, 0.3, message, house.acme.caller)

@@ -20,6 +20,7 @@ from agentsvc.domain.messages import FinishReason, Message, Usage
 from agentsvc.domain.ports import Capabilities, Filter, ModelRequest, Page, PageRequest
 from agentsvc.domain.runs import Principal, Run, TokenRole
 from agentsvc.domain.timeline import Stage, Timeline
+from agentsvc.engine.admission import Admission, LimitsConfig
 from agentsvc.engine.catalog import Catalog
 from agentsvc.engine.journal import JournalConfig, Library
 from agentsvc.engine.runs import Runs, RunsConfig
@@ -256,6 +257,7 @@ class House:
     shelves: Shelves
     authenticator: Authenticator
     catalog: Catalog
+    runs: Runs
 
     @property
     def target(self) -> str:
@@ -281,18 +283,22 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    script: Script = hello, config: ServerConfig | None = None, journal: JournalConfig | None = None
+    script: Script = hello,
+    config: ServerConfig | None = None,
+    journal: JournalConfig | None = None,
+    limits: LimitsConfig | None = None,
 ) -> AsyncIterator[House]:
     shelves, model, authenticator = Shelves(), Model(script), Authenticator()
     library = Library(journal or JournalConfig(), encode_event)
     catalog = Catalog(Agents(shelves), Models(model), Toolset())
     sessions = Sessions(SessionShelf(shelves))
-    runs = Runs(RunsConfig(), catalog, sessions, library, RunShelf(shelves), Ledger(shelves))
+    admission = Admission(limits or LimitsConfig())
+    runs = Runs(RunsConfig(), catalog, sessions, library, RunShelf(shelves), Ledger(shelves), admission)
     server = Server(config or ServerConfig(address="127.0.0.1:0"), authenticator, runs, catalog, sessions)
     await Agents(shelves).create("acme", Agent("demo", LLMConfig("mock")))
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            yield House(server, channel, model, shelves, authenticator, catalog)
+            yield House(server, channel, model, shelves, authenticator, catalog, runs)
     finally:
         await server.stop()

@@ -177,7 +177,7 @@ async def test_a_method_that_does_not_exist_is_unimplemented(house: House) -> No
 
 async def test_a_port_in_use_is_said_plainly(house: House) -> None:
     twin = house.server
-    second = Server(ServerConfig(address=house.target), twin._authenticator, None, None, None)  # type: ignore[arg-type]
+    second = Server(ServerConfig(address=house.target), twin._authenticator, twin._agents._runs, None, None)  # type: ignore[arg-type]
     with pytest.raises(OSError, match=f"cannot listen on {house.target}"):
         await second.start()
 
