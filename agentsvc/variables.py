@@ -9,6 +9,7 @@ A group that is a room's own configuration value has that value's names, units a
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import re
 import tomllib
@@ -31,6 +32,8 @@ from agentsvc.transport.admin import AdminConfig
 from agentsvc.transport.server import ServerConfig
 
 PREFIX: Final = "AGENTSVC_"
+_log = logging.getLogger(__name__)
+_RESEMBLES = 0.85  # of difflib: one letter missing, doubled or swapped in a name of ours
 CONFIG: Final = "AGENTSVC_CONFIG"  # names the file
 DEFAULT_STORAGE: Final = StorageConfig(url="sqlite:///agentsvc.db")
 
@@ -151,7 +154,14 @@ def read(environ: Mapping[str, str]) -> tuple[Variables | None, list[str]]:
     known = {PREFIX + path.upper(): default for path, default in _leaves(Variables.model_construct())}
     path = environ.get(CONFIG, "")
     in_file, problems = _file(Path(path)) if path else ({}, [])
-    problems += [_unknown(name, known) for name in environ if _is_ours(name) and name not in known]
+    for name in environ:
+        if not _is_ours(name) or name in known:
+            continue
+        # A typing error must not pass for a setting; what resembles none may be another version's, or somebody else's.
+        if difflib.get_close_matches(name, known, 1, _RESEMBLES):
+            problems.append(_unknown(name, known))
+        else:
+            _log.warning("%s is not a setting of this version and is ignored.", name)
     problems += [_unknown(name, known, path) for name in _flat(in_file) if name not in known]
     source = EnvSettingsSource(Variables)
     source.env_vars = {name.lower(): value for name, value in environ.items() if name in known}

@@ -93,8 +93,7 @@ def test_an_empty_variable_is_an_unset_one():
     ("environ", "told"),
     [
         ({"AGENTSVC_GRPC_ADRESS": "x"}, "AGENTSVC_GRPC_ADRESS is not a setting: did you mean AGENTSVC_GRPC_ADDRESS?"),
-        ({"AGENTSVC_STORAGE__URL": "x"}, "AGENTSVC_STORAGE__URL is not a setting: did you mean"),
-        ({"AGENTSVC_JOURNAL": "{}"}, "AGENTSVC_JOURNAL is not a setting: did you mean"),
+        ({"AGENTSVC_REDIS_ULR": "x"}, "AGENTSVC_REDIS_ULR is not a setting: did you mean AGENTSVC_REDIS_URL?"),
         ({"AGENTSVC_GRPC_ADDRESS": "50051"}, "'50051': write host:port, for example 127.0.0.1:50051."),
         ({"AGENTSVC_GRPC_ADDRESS": "127.0.0.1:70000"}, "write host:port"),
         ({"AGENTSVC_JOURNAL__RUN_BYTES": "8MiB"}, "'8MiB': write a whole number, for example 8388608."),
@@ -136,7 +135,7 @@ def test_a_wrong_setting_is_told_by_name_with_what_to_write(environ: dict[str, s
 
 
 def test_all_that_is_wrong_is_told_at_once():
-    wrong = {"AGENTSVC_NONSENSE": "1", "AGENTSVC_REFLECTION": "maybe", "OPENAI_BASE_URL": "x"}
+    wrong = {"AGENTSVC_REDIS_ULR": "1", "AGENTSVC_REFLECTION": "maybe", "OPENAI_BASE_URL": "x"}
     assert [problem.split()[0] for problem in problems(wrong)] == list(wrong)
 
 
@@ -152,6 +151,11 @@ def test_a_typing_error_in_the_file_is_told_with_the_file(tmp_path: Path):
     assert problems({"AGENTSVC_CONFIG": str(file)}) == (
         f"AGENTSVC_JOURNAL__RUN_BYTE (in {file}) is not a setting: did you mean AGENTSVC_JOURNAL__RUN_BYTES?",
     )
+
+
+def test_a_name_of_another_version_is_told_and_ignored(caplog: pytest.LogCaptureFixture):
+    assert Settings.load({"AGENTSVC_HOVERCRAFT__EELS": "many"}) == Settings.load({})
+    assert "AGENTSVC_HOVERCRAFT__EELS is not a setting of this version and is ignored." in caplog.text
 
 
 def test_what_kubernetes_says_about_a_service_of_our_name_is_no_setting():

@@ -204,6 +204,15 @@ class Runs:
             raise not_found(request.session_id)
         return conversation
 
+    async def silence(self, principal: Principal, session_id: str) -> None:
+        """Cancels the runs that speak in a session or wait for their turn in it, and waits for their end."""
+        conversation = self._sessions.cached(principal.tenant_id, session_id)
+        runs = [self._live[principal.tenant_id, run_id] for run_id in conversation.lined_up] if conversation else []
+        for live in runs:
+            live.stop(CANCELLED)
+        for live in runs:
+            await live.ended()
+
     def _seat(self, tenant: str, conversation: Conversation, request: RunRequest, run_id: str) -> None:
         """Takes the session's turn as the call's policy says, or a place in the queue for it: the run itself waits."""
         match request.options.on_session_busy:

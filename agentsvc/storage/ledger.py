@@ -142,7 +142,9 @@ class BatchingLedger(ports.Ledger):
 
     # --- the writer -------------------------------------------------------------------------------------------------
     def _accept(self, entry: _Entry) -> bool:
-        if self._closing or self.backlog_bytes + entry.size > self._config.backlog_bytes:
+        # One that is larger than the whole backlog is taken when nothing else waits: it would never find room.
+        full = self._queue and self.backlog_bytes + entry.size > self._config.backlog_bytes
+        if self._closing or full:
             self.dropped += 1
             if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8, ...: an outage must not fill the log as well
                 _log.error("the ledger is full or closed: %d writes dropped so far", self.dropped)

@@ -138,7 +138,7 @@ class Server:
         self._services: dict[ServiceDescriptor, object] = {
             agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]: self._agents,
             agent_admin_service_pb2.DESCRIPTOR.services_by_name["AgentAdminService"]: AgentAdminService(catalog),
-            session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]: SessionService(sessions, catalog),
+            session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]: SessionService(sessions, runs, catalog),
             memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"]: None,  # of a later issue: NOT_IMPLEMENTED
             provider_service_pb2.DESCRIPTOR.services_by_name["ProviderService"]: None,  # as above
         }

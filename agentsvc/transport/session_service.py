@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentsvc import v1
 from agentsvc.engine.catalog import Catalog
+from agentsvc.engine.runs import Runs
 from agentsvc.engine.sessions import Sessions
 from agentsvc.transport import codec_requests as requests
 from agentsvc.transport import codec_resources as resources
@@ -13,8 +14,9 @@ from agentsvc.transport.interceptors import Call
 class SessionService:
     """Keeps conversations."""
 
-    def __init__(self, sessions: Sessions, catalog: Catalog) -> None:
+    def __init__(self, sessions: Sessions, runs: Runs, catalog: Catalog) -> None:
         self._sessions = sessions
+        self._runs = runs
         self._catalog = catalog
 
     async def create_session(self, request: v1.CreateSessionRequest, call: Call) -> v1.CreateSessionResponse:
@@ -36,7 +38,8 @@ class SessionService:
         )
 
     async def delete_session(self, request: v1.DeleteSessionRequest, call: Call) -> v1.DeleteSessionResponse:
-        """Removes a session and its messages for good."""
+        """Removes a session and its messages for good; a run that speaks in it is cancelled first."""
+        await self._runs.silence(call.principal, request.session_id)
         await self._sessions.delete(call.principal, request.session_id)
         return v1.DeleteSessionResponse()
 

@@ -85,13 +85,20 @@ class RawConnection:
 
 
 @asynccontextmanager
-async def raw_connection(port: int) -> AsyncIterator[RawConnection]:
+async def tcp(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection on which nothing has been said."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    connection = RawConnection(reader, writer)
     try:
-        await connection.send(PREFACE + frame(Kind.SETTINGS))
-        yield connection
+        yield reader, writer
     finally:
         writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+@asynccontextmanager
+async def raw_connection(port: int) -> AsyncIterator[RawConnection]:
+    async with tcp(port) as (reader, writer):
+        connection = RawConnection(reader, writer)
+        await connection.send(PREFACE + frame(Kind.SETTINGS))
+        yield connection

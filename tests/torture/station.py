@@ -120,6 +120,14 @@ class Station:
             await asyncio.sleep(0.02)  # each look is a run of its own
         return now
 
+    async def forgotten(self, before: Inside) -> None:
+        """Returns when the process keeps no more runs than ``before``, not even for those who could still read them."""
+        await self.back_to(before)
+        give_up = time.monotonic() + PATIENCE
+        while (await self.inside()).kept > before.kept:
+            assert time.monotonic() < give_up, "ended runs are kept"
+            await asyncio.sleep(0.1)
+
     def answering(self) -> list[Connection]:
         """The connections on which the vendor is answering a request."""
         return [c for c in self.upstream.open if c._task is not None and not c._task.done()]

@@ -72,10 +72,13 @@ async def test_the_end_tells_what_to_bill_and_how_long_we_took(house: House) -> 
     assert int(trailers["agentsvc-overhead-us"]) == finished.framework_overhead_us
 
 
-async def test_initial_metadata_names_the_run(house: House) -> None:
+async def test_a_stream_opens_with_its_first_event_and_a_unary_call_with_its_runs_name(house: House) -> None:
     call = house.agents.StreamChat(question(), metadata=bearer(CALLER))
-    run_id = (await call.initial_metadata())["agentsvc-run-id"]
-    assert (await anext(aiter(call))).event.run_started.run_id == run_id
+    await call.initial_metadata()
+    assert (await anext(aiter(call))).event.WhichOneof("kind") == "run_started"
+    chat = house.agents.Chat(v1.ChatRequest(agent_id="demo", message="hi"), metadata=bearer(CALLER))
+    run_id = (await chat.initial_metadata())["agentsvc-run-id"]
+    assert (await chat).run.run_id == run_id
 
 
 async def test_a_failed_run_ends_with_its_error_in_band_and_in_the_status() -> None:

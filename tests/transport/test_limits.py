@@ -270,6 +270,13 @@ class TestDrain:
                 assert not told.all("draining")
                 assert told.finished.state == v1.RUN_STATE_COMPLETED
 
+    async def test_who_watches_health_does_not_hold_the_end_up(self) -> None:
+        async with open_house() as house:
+            watch = health_pb2_grpc.HealthStub(house.channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            await asyncio.wait_for(house.server.stop(3600.0), PATIENCE)
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
     async def test_a_shutdown_is_recorded_as_none_of_the_callers_doing(self) -> None:
         async with open_house(Gated()) as house, talking(house) as cancelled, talking(house) as interrupted:
             (_, user), (_, ours) = house.shelves.runs

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from agentsvc import v1
-from tests.transport.house import CALLER, STRANGER, House, bearer
-from tests.transport.rpc import refused
+from tests.transport.house import CALLER, STRANGER, Gated, House, bearer, open_house
+from tests.transport.rpc import refused, to_the_end
 
 
 async def create(house: House, **fields: Any) -> v1.Session:
@@ -97,3 +97,18 @@ async def test_anothers_session_is_answered_as_one_that_never_was(house: House) 
     assert await answers(session_id) == await answers("session_0")
     assert all("SESSION_NOT_FOUND" in answer for answer in await answers(session_id))
     assert (await house.sessions.ListSessions(v1.ListSessionsRequest(), metadata=bearer(STRANGER))).sessions == []
+
+
+async def test_deleting_a_session_cancels_the_run_that_speaks_in_it_first() -> None:
+    gated = Gated()
+    async with open_house(gated) as house:
+        session_id = (await create(house)).session_id
+        question = v1.StreamChatRequest(agent_id="demo", message="hi", session_id=session_id)
+        call = house.agents.StreamChat(question, metadata=bearer(CALLER))
+        assert (await anext(aiter(call))).event.HasField("run_started")
+        await house.sessions.DeleteSession(v1.DeleteSessionRequest(session_id=session_id), metadata=bearer(CALLER))
+        events, ended = await to_the_end(call)
+        assert events[-1].run_finished.state == v1.RUN_STATE_CANCELLED
+        assert ended.reason == "CANCELLED"
+        request = v1.GetSessionRequest(session_id=session_id)
+        assert (await refused(house.sessions.GetSession(request, metadata=bearer(CALLER)))).reason == "SESSION_NOT_FOUND"
