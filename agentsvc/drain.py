@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from agentsvc.engine.runs import Runs
 from agentsvc.transport.server import Server
@@ -60,17 +60,16 @@ class Drain:
 
     async def _wait(self) -> None:
         """Until everything is calm, or patience is over."""
-        waits = {asyncio.create_task(self._calm()), asyncio.create_task(self._hurry.wait())}
+        waits: set[asyncio.Task[Any]] = {asyncio.create_task(self._calm()), asyncio.create_task(self._hurry.wait())}
         await asyncio.wait(waits, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)
 
-    async def _calm(self) -> bool:
-        """True when the settling time is over and every run."""
+    async def _calm(self) -> None:
+        """Returns when the settling time is over, and every run."""
         await asyncio.sleep(self._settle)
         await self._runs.all_ended()
-        return True
 
     async def _take_leave(self) -> None:
         loop = asyncio.get_running_loop()

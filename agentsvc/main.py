@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import shlex
 import signal
 import sys
@@ -21,6 +22,10 @@ from agentsvc.command import CommandError, dev_tools, one_line_errors, run, sett
 
 if TYPE_CHECKING:
     from agentsvc.settings import Settings
+
+# Read by gRPC when it is loaded, which is later. Its own log repeats what peers send, line ends included: anybody could
+# write lines into ours. Who looks for a fault in gRPC itself sets the variable.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 cli = typer.Typer(
     name="agentsvc",

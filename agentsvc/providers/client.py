@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
+from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
@@ -30,6 +31,7 @@ class ProviderClient:
     def __init__(self, config: PoolConfig | None = None, *, public_only: bool = False) -> None:
         self.config = config or PoolConfig()
         self.exchanges: set[Exchange] = set()
+        self.ending: WeakSet[aiohttp.ClientResponse] = WeakSet()  # complete answers whose bodies may not have ended yet
         self.requests = self.retries = self.reconnects = 0
         self._public_only = public_only
         self._connector: Connector | None = None
@@ -101,5 +103,7 @@ class ProviderClient:
             await asyncio.gather(self._warmth, return_exceptions=True)
         for exchange in tuple(self.exchanges):
             exchange.cut()
+        for response in tuple(self.ending):
+            response.close()
         if self._session is not None:
             await self._session.close()

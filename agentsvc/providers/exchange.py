@@ -172,6 +172,7 @@ class Exchange:
             return
         self._flight.wire.rest(response.headers.get("Keep-Alive"))
         if response.connection is not None:
+            self._client.ending.add(response)
             timer = asyncio.get_running_loop().call_later(_DRAIN_SECONDS, _drop, response)
             response.content.on_eof(timer.cancel)
         self._response = self._flight = None

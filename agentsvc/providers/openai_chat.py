@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -66,6 +66,34 @@ class ChatChunk(msgspec.Struct, gc=False):
     detail: Any = None
     error_code: Any = None
     error_msg: Any = None
+
+
+# The same for a chunk that is text and nothing else: whatever could mean more must be absent or null, and the decoder
+# checks it in C. So most reads cost no look at each field.
+class _PlainDelta(msgspec.Struct, gc=False):
+    content: str
+    tool_calls: None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    reasoning_details: None = None
+    refusal: None = None
+
+
+class _PlainChoice(msgspec.Struct, gc=False):
+    delta: _PlainDelta
+    index: Literal[0] = 0
+    finish_reason: None = None
+    usage: None = None
+
+
+class _PlainChunk(msgspec.Struct, gc=False):
+    choices: tuple[_PlainChoice]
+    usage: None = None
+    error: None = None
+    x_groq: None = None
+
+
+_plain = msgspec.json.Decoder(_PlainChunk).decode
 
 
 class _WholeChoice(msgspec.Struct):
@@ -147,6 +175,10 @@ class ChatAnswer(Answer[ChatChunk]):
             if chunk.choices is None and is_complaint(flat := msgspec.structs.asdict(chunk)):
                 self.fail(self.vendor.complaint(flat))
                 return
+
+    def plain(self, payloads: Sequence[bytes]) -> str | None:
+        """The text of chunks that hold nothing else."""
+        return "".join([_plain(payload).choices[0].delta.content for payload in payloads]) or None
 
     def whole(self, value: Any) -> None:
         """A complete ``chat.completion``."""

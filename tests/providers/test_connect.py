@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from agentsvc.providers import PROVIDERS, Provider, connect
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from tests.providers.lines import LINES
 from tests.providers.strict import check_openai_chat
-from tests.upstream import Call, Upstream, stream
+from tests.upstream import Call, Upstream, stream, until
 
 ONCE = PoolConfig(retry=RetryPolicy(max_retries=0))
 
@@ -58,6 +59,19 @@ async def test_a_vendor_that_streams_only_gives_the_whole_answer_too() -> None:
         answer = await Agent(model, tools=[tide], streaming=buffered).generate("High water in Ayr?")
         assert answer.text == "High water at 06:10."
         assert [request.json["stream"] for request in upstream.requests] == [True, True]
+
+
+async def test_leaving_right_after_an_answer_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is complete with its ``[DONE]``, but its body goes on: the connection is closed, not forgotten."""
+    forgotten: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", forgotten.append)
+    answer = [frame({"content": "Hi"}, "stop") + b"data: [DONE]\n\n"]
+    async with Upstream(stream(answer, finish="stall")) as upstream:
+        async with connect("openai", api_key="k", base_url=upstream.url) as model:
+            assert (await Agent(model).generate("Hi")).text == "Hi"
+        await until(lambda: not upstream.open)
+    gc.collect()
+    assert not forgotten
 
 
 async def test_further_settings_and_a_provider_of_ones_own() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import grpc
 import pytest
 
 from agentsvc import v1
@@ -109,6 +110,6 @@ async def test_deleting_a_session_cancels_the_run_that_speaks_in_it_first() -> N
         await house.sessions.DeleteSession(v1.DeleteSessionRequest(session_id=session_id), metadata=bearer(CALLER))
         events, ended = await to_the_end(call)
         assert events[-1].run_finished.state == v1.RUN_STATE_CANCELLED
-        assert ended.reason == "CANCELLED"
+        assert ended.code() is grpc.StatusCode.CANCELLED
         request = v1.GetSessionRequest(session_id=session_id)
         assert (await refused(house.sessions.GetSession(request, metadata=bearer(CALLER)))).reason == "SESSION_NOT_FOUND"
