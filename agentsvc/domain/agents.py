@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
@@ -33,8 +33,13 @@ class _Overlay:
 
     def over(self, lower: Self) -> Self:
         """This layer laid over ``lower``."""
-        said = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}  # type: ignore[arg-type]
-        return replace(lower, **said) if said else lower  # type: ignore[type-var]
+        if self is lower:
+            return lower
+        layered = [
+            below if (mine := getattr(self, name)) is None else mine
+            for name, below in ((name, getattr(lower, name)) for name in self.__slots__)
+        ]
+        return type(self)(*layered)
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,8 @@ class Live:
 
     async def _converse(self) -> Ending:
         await self._turn()
-        self._run = replace(self._run, state=RunState.RUNNING)
+        if self._run.state is not RunState.RUNNING:
+            self._run = replace(self._run, state=RunState.RUNNING)
         self._plan = plan = self._prepare(self)
         self.timeline.reached(Stage.PROMPT)
         journal, transcript = self.journal, self._transcript

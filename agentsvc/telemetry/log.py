@@ -16,9 +16,11 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TextIO
+from typing import Any, TextIO
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -73,7 +75,7 @@ def logging_to(stream: TextIO, config: LogConfig) -> Iterator[None]:
     console = config.format is LogFormat.CONSOLE or (config.format is LogFormat.AUTO and stream.isatty())
     writer = logging.StreamHandler(stream)
     writer.setFormatter(_formatter(console=console))
-    handler = _Handoff(writer)
+    handler = _Handoff(writer, json=not console)
     root = logging.getLogger()
     before = root.level, root.handlers[:]
     root.handlers[:] = [handler]
@@ -111,11 +113,18 @@ class _RunEnded(logging.LogRecord):
         """Puts the fields where formatters look for them."""
         self.__dict__.update(_fields(self.__dict__.pop("summary")))
 
+    def json(self) -> str:
+        """The line as the formatter would make it, at a tenth of its price."""
+        line: EventDict = {"event": self.msg, "level": self.levelname.lower(), "logger": self.name}
+        line |= _fields(self.summary)
+        line["timestamp"] = datetime.fromtimestamp(self.created, UTC).isoformat().replace("+00:00", "Z")
+        return msgspec.json.encode(redact(None, "", line)).decode() + "\n"
+
 
 _BLANK = logging.LogRecord(_log.name, logging.INFO, "", 0, "run ended", None, None).__dict__
 
 
-def _fields(summary: RunSummary) -> dict[str, object]:
+def _fields(summary: RunSummary) -> dict[str, Any]:
     usage = summary.usage
     return {
         "run_id": summary.run_id,
@@ -157,9 +166,10 @@ def blotted(text: str) -> str:
 class _Handoff(logging.Handler):
     """Leaves records to a thread that writes them; never waits, and counts what it had to drop."""
 
-    def __init__(self, writer: logging.Handler) -> None:
+    def __init__(self, writer: logging.StreamHandler[TextIO], *, json: bool) -> None:
         super().__init__()
         self._writer = writer
+        self._json = json
         self._waiting: deque[logging.LogRecord] = deque()
         self.dropped = self._told = 0
         self._closing = threading.Event()
@@ -187,13 +197,24 @@ class _Handoff(logging.Handler):
     def _drain(self) -> None:
         while self._waiting:
             record = self._waiting.popleft()
-            if isinstance(record, _RunEnded):
+            if not isinstance(record, _RunEnded):
+                self._writer.handle(record)
+            elif self._json:
+                self._put(record.json())
+            else:
                 record.spell_out()
-            self._writer.handle(record)
+                self._writer.handle(record)
         if (dropped := self.dropped) > self._told:
             self._told = dropped
             message = f"log lines dropped so far because nobody read them: {dropped}"
             self._writer.handle(logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None))
+
+    def _put(self, line: str) -> None:
+        try:
+            self._writer.stream.write(line)
+            self._writer.flush()
+        except (OSError, ValueError):  # whoever read the log is gone
+            self.dropped += 1
 
 
 def _formatter(*, console: bool) -> logging.Formatter:

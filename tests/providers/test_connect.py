@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 from collections.abc import Callable
@@ -66,11 +67,16 @@ async def test_leaving_right_after_an_answer_leaves_nothing_behind(monkeypatch: 
     forgotten: list[Any] = []
     monkeypatch.setattr("sys.unraisablehook", forgotten.append)
     answer = [frame({"content": "Hi"}, "stop") + b"data: [DONE]\n\n"]
+
+    async def ask_and_leave(url: str) -> str:
+        async with connect("openai", api_key="k", base_url=url) as model:
+            return (await Agent(model).generate("Hi")).text
+
     async with Upstream(stream(answer, finish="stall")) as upstream:
-        async with connect("openai", api_key="k", base_url=upstream.url) as model:
-            assert (await Agent(model).generate("Hi")).text == "Hi"
+        # As a script does it: its event loop ends with it.
+        assert await asyncio.to_thread(asyncio.run, ask_and_leave(upstream.url)) == "Hi"
         await until(lambda: not upstream.open)
-    gc.collect()
+        gc.collect()
     assert not forgotten
 
 

@@ -6,6 +6,7 @@ inside is asked through a tool, which runs there.
 
 from __future__ import annotations
 
+import _sqlite3
 import asyncio
 import ctypes
 import gc
@@ -34,10 +35,16 @@ _mallinfo2 = ctypes.CDLL(None).mallinfo2
 _mallinfo2.restype = _Mallinfo2
 
 
+_sqlite = ctypes.CDLL(_sqlite3.__file__)  # a symbol is looked for in what a library depends on, too
+_sqlite.sqlite3_memory_used.restype = ctypes.c_int64
+
+
 def native_bytes() -> int:
-    """Bytes that malloc has given out and not got back. Python's small objects come from arenas of its own."""
+    """Bytes that malloc has given out and not got back, without SQLite's page cache, which fills and empties by megabytes.
+    Python's small objects come from arenas of its own.
+    """
     told = _mallinfo2()
-    return int(told.uordblks + told.hblkhd)
+    return int(told.uordblks + told.hblkhd - _sqlite.sqlite3_memory_used())
 
 
 def sockets() -> int:

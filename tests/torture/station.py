@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,10 @@ TOOLS = {tool.spec.name: f"{inside.__name__}:{tool.function.__name__}" for tool 
 
 @dataclass(frozen=True)
 class Inside:
-    """What the service's process held at a moment: ``runs`` have not ended, ``kept`` counts those that have as well, since
-    they can still be read for a while. ``native`` (of malloc) and ``resident`` in bytes.
+    """What the service's process held at a moment.
+
+    ``sockets`` are those that do not lead to the vendor, where some are kept on purpose. ``runs`` have not ended, ``kept``
+    counts the ended ones as well, which can still be read for a while. ``native`` (of malloc) and ``resident`` are bytes.
     """
 
     tasks: int
@@ -110,7 +112,8 @@ class Station:
         self.looker = self.looker or await self.agent("mock", tools=["look_inside"])
         answer = await self.ask(self.looker, script.Call("look_inside"), store=False)
         (result,) = answer.all("tool_result")
-        return Inside(**json.loads(result.content[0].text))
+        told = Inside(**json.loads(result.content[0].text))
+        return replace(told, sockets=told.sockets - len(self.upstream.open))
 
     async def back_to(self, before: Inside) -> Inside:
         """What the process holds once it holds no more tasks, sockets and runs than ``before``; fails if it never does."""

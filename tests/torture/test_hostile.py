@@ -173,7 +173,6 @@ async def survive(station: Station, *attacks: Callable[[Station, random.Random],
     """All attacks while others are served; then nothing is left of them."""
     rng = random.Random(4)
     agent = await station.agent()
-    await station.ask(agent, Say("Warm."))  # the connection to the vendor is kept
     before = await station.inside()
     for attack in attacks:
         after = [before]
