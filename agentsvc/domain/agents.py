@@ -35,11 +35,11 @@ class _Overlay:
         """This layer laid over ``lower``."""
         if self is lower:
             return lower
-        layered = [
-            below if (mine := getattr(self, name)) is None else mine
-            for name, below in ((name, getattr(lower, name)) for name in self.__slots__)
-        ]
-        return type(self)(*layered)
+        names: tuple[str, ...] = self.__slots__
+        said = [getattr(self, name) for name in names]
+        return type(self)(
+            *[getattr(lower, name) if mine is None else mine for name, mine in zip(names, said, strict=True)]
+        )
 
 
 @dataclass(frozen=True, slots=True)

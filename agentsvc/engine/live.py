@@ -192,7 +192,9 @@ class Live:
         """The task: converse, settle, finish."""
         self._running = True
         try:
-            self.journal.append(self.started, 0)
+            # One turn later: the provider's request is on its way by then, and nothing that is done for the first event
+            # (encoding it, waking the reader) has delayed it.
+            asyncio.get_running_loop().call_soon(self._announce)
             ending = self._cause or await self._converse()
         except BudgetExceeded as limit:
             ending = Ending(RunState.BUDGET_EXCEEDED, budget_kind=limit.kind)
@@ -203,9 +205,15 @@ class Live:
             if cancelled and self._cause is None:
                 raise  # the loop is being torn down: nobody is left to tell
             ending = self._bug()
+        self._announce()
         # Whatever a cancelled library made of it on its way out: the one who stopped the run said why.
         self._settle(self._cause or ending)
         await self._finish()
+
+    def _announce(self) -> None:
+        """run_started, once and first."""
+        if not self.journal.last:
+            self.journal.append(self.started, 0)
 
     def _bug(self) -> Ending:
         if self._cause is None:
@@ -228,6 +236,8 @@ class Live:
             async for event in events:
                 if self._cause is not None:
                     return self._cause  # a library below us swallowed the cancellation
+                if not journal.last:
+                    self._announce()
                 if type(event) is GenerationCompleted:
                     # The session is free and its history readable before anybody learns that the answer is final.
                     self._settle(COMPLETED)

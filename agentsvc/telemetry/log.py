@@ -115,9 +115,13 @@ class _RunEnded(logging.LogRecord):
 
     def json(self) -> str:
         """The line as the formatter would make it, at a tenth of its price."""
-        line: EventDict = {"event": self.msg, "level": self.levelname.lower(), "logger": self.name}
-        line |= _fields(self.summary)
-        line["timestamp"] = datetime.fromtimestamp(self.created, UTC).isoformat().replace("+00:00", "Z")
+        line = {
+            "event": self.msg,
+            "level": self.levelname.lower(),
+            "logger": self.name,
+            **_fields(self.summary),
+            "timestamp": datetime.fromtimestamp(self.created, UTC).isoformat().replace("+00:00", "Z"),
+        }
         return msgspec.json.encode(redact(None, "", line)).decode() + "\n"
 
 

@@ -43,7 +43,7 @@ class AgentService:
                 reader.close()
                 raise
             live = self._runs.find(call.principal, request.run_id)
-            finished = await relay(reader, call, self.streams, place, opened=True)
+            finished = await relay(reader, call, self.streams, place)
         started = live.started if live else None
         set_trailers(call, request.run_id, finished.usage, finished.framework_overhead_us, started)
         agree(finished.state, finished.error)

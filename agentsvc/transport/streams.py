@@ -52,12 +52,11 @@ class Streams:
             pulse.nudge()
 
 
-async def relay(reader: Reader, call: Call, streams: Streams, place: Place, *, opened: bool = False) -> RunFinished:
+async def relay(reader: Reader, call: Call, streams: Streams, place: Place) -> RunFinished:
     """Writes every event of ``reader`` up to run_finished, which it returns; closes the reader, come what may.
 
-    ``place`` is given back early by a caller that takes nothing. Unless the stream is ``opened`` already, gRPC sends its
-    headers together with the first event (by themselves they would cost as much as a message), and both leave one turn
-    of the loop after it: by then the provider's request is on the wire, which they would otherwise delay by 70-90 us.
+    ``place`` is given back early by a caller that takes nothing. gRPC sends the headers of
+    a stream that is not open yet together with the first event; by themselves they would cost as much as a message.
 
     Raises:
         AgentsvcError: SLOW_CONSUMER when the reader fell off the journal's cap, or took nothing for too long.
@@ -74,9 +73,6 @@ async def relay(reader: Reader, call: Call, streams: Streams, place: Place, *, o
                 told = True
             if not entries and not await pulse.silent(reader.wait):
                 continue
-            if not opened:
-                await asyncio.sleep(0)
-                opened = True
             for wire in entries or (encode_event(reader.cursor, reader.elapsed_us(), 0, Heartbeat()),):
                 if is_plain_in_a_stream(len(wire)):
                     plain()

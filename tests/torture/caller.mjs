@@ -14,9 +14,10 @@ const definition = loader.loadSync("agentsvc/v1/agent_service.proto", {
 const { AgentService } = grpc.loadPackageDefinition(definition).agentsvc.v1;
 const client = new AgentService(target, grpc.credentials.createInsecure());
 
-const list = (...values) => ({ list_value: { values } });
-const struct = (fields) => ({ struct_value: { fields } });
-const text = (value) => ({ string_value: value });
+// google.protobuf.Struct comes with the loader, which knows its fields by their JSON names.
+const list = (...values) => ({ listValue: { values } });
+const struct = (fields) => ({ structValue: { fields } });
+const text = (value) => ({ stringValue: value });
 const step = (kind, fields = {}) => struct({ do: text(kind), ...fields });
 const say = (value) => step("text", { text: text(value) });
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -109,7 +110,8 @@ async def test_buf_curl_through_both_versions_of_reflection(tmp_path: Path) -> N
         assert process.returncode
         (refused,) = objects(errors.decode())
         assert refused["code"] == "not_found"
-        assert [d["debug"]["reason"] for d in refused["details"] if "reason" in d.get("debug", {})] == ["AGENT_NOT_FOUND"]
+        (info,) = [detail["value"] for detail in refused["details"] if detail["type"] == "google.rpc.ErrorInfo"]
+        assert error_details_pb2.ErrorInfo.FromString(base64.b64decode(f"{info}==")).reason == "AGENT_NOT_FOUND"
 
         process = await curl(station, agent, *ENDLESS)
         await soon(station.answering, "the vendor is asked")
