@@ -128,7 +128,9 @@ def _server(variables: Variables) -> ServerConfig:
 def _admin(variables: Variables, *, dev: bool) -> AdminConfig | None:
     address = variables.admin_address or ("127.0.0.1:0" if dev else AdminConfig().address)
     channelz = "" if variables.channelz_address == "off" else variables.channelz_address
-    return None if address == "off" else AdminConfig(address, variables.admin_plaintext == "allow", channelz)
+    if address == "off":
+        return None
+    return AdminConfig(address, variables.admin_plaintext == "allow", channelz, insists=bool(variables.admin_address))
 
 
 def _names(listed: str) -> tuple[str, ...]:

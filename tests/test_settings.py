@@ -31,7 +31,7 @@ def problems(environ: dict[str, str], *, dev: bool = False) -> tuple[str, ...]:
 
 
 def test_an_empty_environment_is_enough():
-    assert Settings.load({}) == Settings(admin=AdminConfig())
+    assert Settings.load({}) == Settings(admin=AdminConfig(insists=False))
 
 
 def test_the_defaults_keep_to_this_machine():
@@ -199,7 +199,7 @@ def test_operators_beyond_loopback_must_be_asked_for():
 
 class TestDev:
     def test_its_port_for_operators_is_any_free_one(self):
-        assert Settings.load({}, dev=True).admin == AdminConfig("127.0.0.1:0")
+        assert Settings.load({}, dev=True).admin == AdminConfig("127.0.0.1:0", insists=False)
 
     def test_it_keeps_its_own_file(self):
         assert Settings.load({}, dev=True).storage.url == DEV_DATABASE_URL

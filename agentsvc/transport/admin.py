@@ -28,13 +28,15 @@ _GOOD_BYE = 1.0  # seconds that a scrape under way has to end
 class AdminConfig:
     """``address`` is host:port, port 0 for any free one; ``exposed`` must be said to listen beyond loopback.
 
-    ``channelz`` is an address, too, of gRPC's own; empty: off.
+    ``channelz`` is an address, too, of gRPC's own; empty: off. ``insists`` False: nobody asked for just this address, and
+    any free port of its host will do where it is taken, as by a second service on the machine.
     9464 is where scrapers expect OpenTelemetry's exporter; 9090 is Prometheus itself.
     """
 
     address: str = "127.0.0.1:9464"
     exposed: bool = False
     channelz: str = ""
+    insists: bool = True
 
     def __post_init__(self) -> None:
         for address in filter(None, (self.address, self.channelz)):
@@ -67,7 +69,7 @@ class Admin:
         await runner.setup()
         host, _, port = self._config.address.rpartition(":")
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+            await self._listen(runner, host.strip("[]"), int(port))
         except OSError as error:
             await self.stop()
             raise OSError(
@@ -78,6 +80,15 @@ class Admin:
         if self._config.channelz:
             await self._channelz.start()
             _log.info("channelz on port %d", self._channelz.port)
+
+    async def _listen(self, runner: web.AppRunner, host: str, port: int) -> None:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError:
+            if self._config.insists:
+                raise
+            await web.TCPSite(runner, host, 0).start()
+            _log.warning("port %d for operators is taken; metrics are on port %d", port, runner.addresses[0][1])
 
     @property
     def channelz_port(self) -> int:

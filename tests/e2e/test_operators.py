@@ -181,6 +181,13 @@ async def test_a_port_for_operators_that_is_taken_ends_the_start_and_leaves_noth
         assert asyncio.all_tasks() <= before
 
 
+async def test_a_port_that_nobody_asked_for_gives_way_to_any_free_one() -> None:
+    async with watched_house() as house:
+        usual = AdminConfig(f"127.0.0.1:{house.service.admin_port}", insists=False)
+        async with open_house(admin=usual) as second:
+            assert second.service.admin_port not in {0, house.service.admin_port}
+
+
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Any]:
     with running_postgres() as server:
