@@ -304,10 +304,7 @@ class Live:
 
     async def _finish(self) -> None:
         """The last event, when the rows are committed or a second has passed."""
-        persisted = False
-        if self._commit is not None:
-            done, _ = await asyncio.wait((self._commit,), timeout=_COMMIT_WAIT)
-            persisted = bool(done) and not self._commit.cancelled() and self._commit.exception() is None
+        persisted = self._commit is not None and await _landed(self._commit)
         run = self._run
         self.journal.append(
             RunFinished(
@@ -333,6 +330,23 @@ class Live:
         return replace(
             error, provider=provider, retryable=error.retryable and not self._transcript.started_unrepeatable
         )
+
+
+async def _landed(commit: asyncio.Future[None]) -> bool:
+    """Whether ``commit`` ended well within a second. It goes on in any case."""
+    if not commit.done():
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(_COMMIT_WAIT, _wake, over)
+        commit.add_done_callback(lambda _: _wake(over))
+        await over
+        timer.cancel()
+    return commit.done() and not commit.cancelled() and commit.exception() is None
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _nothing(_: Live) -> None:

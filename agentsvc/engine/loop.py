@@ -6,7 +6,7 @@ The heart of the service, and one async generator; numbering, storage, limits on
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +18,6 @@ from agentsvc.domain.events import (
     BudgetKind,
     Event,
     GenerationCompleted,
-    ModelEvent,
     ModelFailed,
     ModelFinished,
     ReasoningDelta,
@@ -100,28 +99,8 @@ async def _steps(plan: Plan, transcript: Transcript, timeline: Timeline) -> Asyn
 async def _answer(
     plan: Plan, request: ModelRequest, transcript: Transcript, meter: Meter, timeline: Timeline, step: int
 ) -> AsyncGenerator[Event, None]:
-    """One answer of the model. Closing it closes the provider's connection at once."""
+    """One answer of the model; when it came is noted on the timeline. Closing it closes the provider's connection at once."""
     answer = transcript.begin_step(step, request)
-    async with aclosing(_timed(plan, request, timeline)) as batches:
-        async for batch in batches:
-            for event in batch:
-                match event:
-                    case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallArgumentsDelta():
-                        delta, characters = transcript.heard(event)
-                        yield delta
-                        meter.spend(characters)
-                    case ModelFinished():
-                        answer.finished(event)
-                    case ModelFailed(error, usage):
-                        answer.usage = usage
-                        raise ProviderError.of(error)
-                    case Annotation():
-                        if plan.streaming.emit_metadata:
-                            yield event
-
-
-async def _timed(plan: Plan, request: ModelRequest, timeline: Timeline) -> AsyncGenerator[Sequence[ModelEvent], None]:
-    """The model's answer as it comes; when it came is noted on the timeline, however it ends."""
     asked, first, chunks, failure = timeline.now_ns(), 0, 0, ""
     try:
         async with aclosing(plan.model.stream(request, timeline)) as batches:
@@ -129,9 +108,20 @@ async def _timed(plan: Plan, request: ModelRequest, timeline: Timeline) -> Async
                 if not chunks and request.stream:
                     first = timeline.now_ns()
                 chunks += 1
-                if isinstance(last := batch[-1], ModelFailed):
-                    failure = last.error.reason
-                yield batch
+                for event in batch:
+                    match event:
+                        case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallArgumentsDelta():
+                            delta, characters = transcript.heard(event)
+                            yield delta
+                            meter.spend(characters)
+                        case ModelFinished():
+                            answer.finished(event)
+                        case ModelFailed(error, usage):
+                            answer.usage, failure = usage, error.reason
+                            raise ProviderError.of(error)
+                        case Annotation():
+                            if plan.streaming.emit_metadata:
+                                yield event
     finally:
         timing = AnswerTiming(plan.model.provider, request.model, asked, first, timeline.now_ns(), chunks, failure)
         timeline.answers.append(timing)

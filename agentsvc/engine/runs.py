@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,6 +67,8 @@ class Runs:
         self._store = store
         self._ledger = ledger
         self._live: dict[tuple[str, str], Live] = {}
+        self._ended: deque[tuple[float, Live]] = deque()  # with the time at which each is forgotten
+        self._sweep: asyncio.TimerHandle | None = None
         self._by_request: dict[tuple[str, str], asyncio.Future[Live | None]] = {}
         self._draining = False
         self.on_ended: Callable[[Live], None] = lambda _: None
@@ -310,8 +313,18 @@ class Runs:
 
     def _retire(self, live: Live) -> None:
         """The run is over: its journal can still be read for a while."""
-        asyncio.get_running_loop().call_later(self._library.config.retention, self._drop, live)
+        loop = asyncio.get_running_loop()
+        self._ended.append((loop.time() + self._library.config.retention, live))
+        if self._sweep is None:
+            self._sweep = loop.call_at(self._ended[0][0], self._drop_stale)
         self.on_ended(live)
+
+    def _drop_stale(self) -> None:
+        """Forgets the runs whose retention is over. They ended in the order in which it ends: one timer serves all."""
+        loop = asyncio.get_running_loop()
+        while self._ended and self._ended[0][0] <= loop.time():
+            self._drop(self._ended.popleft()[1])
+        self._sweep = loop.call_at(self._ended[0][0], self._drop_stale) if self._ended else None
 
     def _drop(self, live: Live) -> None:
         self._live.pop((live.tenant_id, live.run_id), None)
