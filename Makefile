@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo serve test test-slow check format proto bench
+.PHONY: help setup demo serve test test-slow check format proto bench soak
 
 help:
 	@echo "make demo        the main job, in the terminal: one streamed answer with a tool call"
@@ -16,6 +16,7 @@ help:
 	@echo "make format      let ruff and buf format"
 	@echo "make proto       regenerate agentsvc/v1 from protos/"
 	@echo "make bench       measure added time to first token (BENCH=--quick: whether the bench works)"
+	@echo "make soak        steady traffic, and whether memory grows (MINUTES=15)"
 
 setup: $(READY)
 
@@ -59,3 +60,6 @@ proto: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench.run $(BENCH)
+
+soak: $(READY)
+	$(BIN)/python -m bench.soak $(MINUTES)

@@ -14,7 +14,7 @@ What a provider's decoder yields is the smaller union ``ModelEvent``:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agentsvc.domain.agents import StreamingMode
@@ -103,9 +103,14 @@ class MemoryRetrieved:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A piece of the answer; never splits a code point."""
+    """A piece of the answer; never splits a code point.
+
+    ``pieces``, here and below: in how many of the vendor's chunks it came, for who has to estimate tokens. It is no part
+    of what was said.
+    """
 
     text: str
+    pieces: int = field(default=1, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,7 @@ class ReasoningDelta:
     """A piece of the model's reasoning, where the vendor shows it."""
 
     text: str
+    pieces: int = field(default=1, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,7 @@ class ToolCallArgumentsDelta:
 
     tool_call_id: str
     fragment: str
+    pieces: int = field(default=1, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

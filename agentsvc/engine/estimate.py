@@ -10,6 +10,8 @@ _ASCII_PER_TOKEN = 4.0
 _OTHER_PER_TOKEN = 1.5
 _TOKENS_PER_MESSAGE = 4  # role and separators, as OpenAI's cookbook counts them
 _TOKENS_PER_MEDIA = 256
+# A chunk's share of the tokens counted by length, where it is one token: between 1.6 and 7 characters of English.
+_LEAST_PER_TOKEN, _MOST_PER_TOKEN = 0.4, 1.75
 
 
 def tokens(text: str) -> int:
@@ -33,6 +35,16 @@ def prompt_tokens(request: ModelRequest) -> int:
     return tokens(request.instructions) + tools + sum(message_tokens(message) for message in request.messages)
 
 
-def usage(request: ModelRequest, output: str) -> Usage:
+def output_tokens(output: str, pieces: int) -> int:
+    """About how many tokens an answer is that came in so many chunks.
+
+    Most vendors send every token by itself, and then the chunks are the count, whatever the language. Who sends several
+    tokens or single characters in one is known by how much that is.
+    """
+    by_length = tokens(output)
+    return pieces if pieces * _LEAST_PER_TOKEN <= by_length <= pieces * _MOST_PER_TOKEN else by_length
+
+
+def usage(request: ModelRequest, output: str, pieces: int) -> Usage:
     """The usage of an answer whose vendor did not say."""
-    return Usage(input_tokens=prompt_tokens(request), output_tokens=tokens(output), estimated=True)
+    return Usage(input_tokens=prompt_tokens(request), output_tokens=output_tokens(output, pieces), estimated=True)

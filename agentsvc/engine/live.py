@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from agentsvc.domain.agents import Session
 from agentsvc.domain.errors import AgentsvcError, Error, Reason
 from agentsvc.domain.events import (
     BudgetKind,
@@ -110,18 +112,21 @@ class Live:
         self._commit: asyncio.Future[None] | None = None
         self._leave_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
+        self._limit = math.inf, WALL_CLOCK
+        self._new_session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._running = False
 
-    def begin(self, wall_clock: float | None) -> None:
-        """Starts the task. The nearest of deadline (under CANCEL) and ``wall_clock`` seconds will end it."""
+    def begin(self, wall_clock: float, new_session: Session | None) -> None:
+        """Starts the task. The nearest of deadline (under CANCEL) and ``wall_clock`` seconds will end it.
+
+        ``new_session`` is stored with the run's row.
+        """
         loop = asyncio.get_running_loop()
-        limits = [] if wall_clock is None else [(loop.time() + wall_clock, WALL_CLOCK)]
+        self._new_session = new_session
+        self._limit = loop.time() + wall_clock, WALL_CLOCK
         if self.request.deadline is not None and self.request.options.on_disconnect is OnDisconnect.CANCEL:
-            limits.append((self.request.deadline, DEADLINE))
-        if limits:
-            when, ending = min(limits, key=lambda limit: limit[0])
-            self._limit_timer = loop.call_at(when, self.stop, ending)
+            self._limit = min(self._limit, (self.request.deadline, DEADLINE), key=lambda limit: limit[0])
         self._task = loop.create_task(self._drive(), name=self.run_id)
 
     @property
@@ -192,9 +197,10 @@ class Live:
         """The task: converse, settle, finish."""
         self._running = True
         try:
-            # One turn later: the provider's request is on its way by then, and nothing that is done for the first event
-            # (encoding it, waking the reader) has delayed it.
-            asyncio.get_running_loop().call_soon(self._announce)
+            # Two turns later the provider's request is on its way, and nothing that is done for the beginning (encoding
+            # the first event, waking the reader, the row, a timer) has delayed it.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._announce)
             ending = self._cause or await self._converse()
         except BudgetExceeded as limit:
             ending = Ending(RunState.BUDGET_EXCEEDED, budget_kind=limit.kind)
@@ -211,9 +217,13 @@ class Live:
         await self._finish()
 
     def _announce(self) -> None:
-        """run_started, once and first."""
-        if not self.journal.last:
-            self.journal.append(self.started, 0)
+        """run_started, once and first; with it the run's row and its limit in time."""
+        if self.journal.last:
+            return
+        self.journal.append(self.started, 0)
+        self._ledger.started(self.tenant_id, self._run, self._new_session)
+        when, ending = self._limit
+        self._limit_timer = asyncio.get_running_loop().call_at(when, self.stop, ending)
 
     def _bug(self) -> Ending:
         if self._cause is None:

@@ -298,12 +298,12 @@ class Runs:
             self._ledger,
             plan,
         )
-        self._ledger.started(tenant, run, conversation.session if conversation.fresh and request.store else None)
+        new_session = conversation.session if conversation.fresh and request.store else None
         conversation.fresh = False
         self._live[tenant, run_id] = live
         live.on_ended = self._retire
         live.lag_since = self.lag_since
-        live.begin(min(budget.wall_clock or self._config.max_run_time, self._config.max_run_time))
+        live.begin(min(budget.wall_clock or self._config.max_run_time, self._config.max_run_time), new_session)
         return live
 
     def _leave(self, place: Place, live: Live) -> None:

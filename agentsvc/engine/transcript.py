@@ -32,13 +32,14 @@ from agentsvc.engine.ids import new_id
 class Answer:
     """One answer of the model while it arrives: text, reasoning, calls with growing arguments."""
 
-    __slots__ = ("_renamed", "arguments", "finish_reason", "names", "reasoning", "state", "text", "usage")
+    __slots__ = ("_renamed", "arguments", "finish_reason", "names", "pieces", "reasoning", "state", "text", "usage")
 
     def __init__(self) -> None:
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.names: dict[str, str] = {}
         self.arguments: dict[str, list[str]] = {}
+        self.pieces = 0  # chunks of the vendor's that brought something
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.state: ProviderState | None = None
@@ -51,11 +52,13 @@ class Answer:
             event = ToolCallStarted(fresh, event.name)
         taken.add(event.tool_call_id)
         self.names[event.tool_call_id] = event.name
+        self.pieces += 1
         self.arguments[event.tool_call_id] = []
         return event
 
     def arguments_delta(self, event: ToolCallArgumentsDelta) -> ToolCallArgumentsDelta:
         """A piece of a call's arguments, under the call's id in this run."""
+        self.pieces += event.pieces
         if fresh := self._renamed.get(event.tool_call_id):
             event = ToolCallArgumentsDelta(fresh, event.fragment)
         self.arguments[event.tool_call_id].append(event.fragment)
@@ -132,9 +135,11 @@ class Transcript:
         match event:
             case TextDelta():
                 self.answer.text.append(event.text)
+                self.answer.pieces += event.pieces
                 return event, len(event.text)
             case ReasoningDelta():
                 self.answer.reasoning.append(event.text)
+                self.answer.pieces += event.pieces
                 return event, len(event.text)
             case ToolCallArgumentsDelta():
                 return self.answer.arguments_delta(event), len(event.fragment)
@@ -195,7 +200,7 @@ class Transcript:
         knows_input = told.input_tokens or told.cached_input_tokens or told.cache_write_tokens
         if knows_input and (told.output_tokens or not output):
             return told
-        guess = estimate.usage(self._request, output)
+        guess = estimate.usage(self._request, output, answer.pieces)
         return replace(
             told,
             input_tokens=told.input_tokens if knows_input else guess.input_tokens,

@@ -192,7 +192,7 @@ class StreamDecoder(Generic[Chunk]):
         except (ValueError, RecursionError):
             text = None
         if text is not None:
-            self._answer.out.text(text)
+            self._answer.out.text(text, len(payloads))
             payloads = []
         decode = self._decode
         try:

@@ -8,19 +8,21 @@ from agentsvc.domain.events import ModelEvent, ReasoningDelta, TextDelta, ToolCa
 class Deltas:
     """The events of an answer, taken read by read."""
 
-    __slots__ = ("_call", "_events", "_kind", "_pieces")
+    __slots__ = ("_call", "_events", "_kind", "_more", "_pieces")
 
     def __init__(self) -> None:
         self._events: list[ModelEvent] = []
         self._kind: type[ModelEvent] | None = None
         self._call = ""
         self._pieces: list[str] = []
+        self._more = 0  # chunks beyond one for each piece
 
-    def text(self, piece: str) -> None:
-        """More of the answer's text."""
+    def text(self, piece: str, chunks: int = 1) -> None:
+        """More of the answer's text, which came in so many chunks."""
         if self._kind is not TextDelta:
             self._turn(TextDelta)
         self._pieces.append(piece)
+        self._more += chunks - 1
 
     def reasoning(self, piece: str) -> None:
         """More of the answer's reasoning."""
@@ -56,11 +58,12 @@ class Deltas:
         self._kind = kind
 
     def _join(self) -> None:
-        text = "".join(self._pieces)
+        text, count = "".join(self._pieces), len(self._pieces) + self._more
         self._pieces.clear()
+        self._more = 0
         if self._kind is TextDelta:
-            self._events.append(TextDelta(text))
+            self._events.append(TextDelta(text, count))
         elif self._kind is ReasoningDelta:
-            self._events.append(ReasoningDelta(text))
+            self._events.append(ReasoningDelta(text, count))
         else:
-            self._events.append(ToolCallArgumentsDelta(self._call, text))
+            self._events.append(ToolCallArgumentsDelta(self._call, text, count))

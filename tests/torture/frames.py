@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from typing import NamedTuple
 
 from bench.http2 import headers as header_block
+from tests.e2e.house import Metadata
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CANCEL = struct.pack(">I", 8)
@@ -43,16 +44,16 @@ def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> b
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def request(stream: int, path: str, message: bytes, metadata: Iterable[tuple[str, str]] = ()) -> bytes:
+def request(stream: int, path: str, message: bytes, metadata: Metadata = ()) -> bytes:
     """A whole unary-request call: headers and the one message."""
     return opening(stream, path, metadata) + frame(
         Kind.DATA, END_STREAM, stream, b"\0" + struct.pack(">I", len(message)) + message
     )
 
 
-def opening(stream: int, path: str, metadata: Iterable[tuple[str, str]] = ()) -> bytes:
+def opening(stream: int, path: str, metadata: Metadata = ()) -> bytes:
     """A call whose message is still to come."""
-    return frame(Kind.HEADERS, END_HEADERS, stream, header_block(path, metadata))
+    return frame(Kind.HEADERS, END_HEADERS, stream, header_block(path, [(key, str(value)) for key, value in metadata]))
 
 
 class RawConnection:

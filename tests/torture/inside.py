@@ -13,6 +13,7 @@ import gc
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,15 @@ def native_bytes() -> int:
 def sockets() -> int:
     """Open sockets of this process."""
     found = 0
-    for descriptor in os.listdir("/proc/self/fd"):
-        try:
-            found += os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:")
-        except FileNotFoundError:  # the one that listed the others
-            pass
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that listed the others
+            found += str(descriptor.readlink()).startswith("socket:")
     return found
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use or kept for use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @tool(idempotent=True)
@@ -63,7 +67,6 @@ async def look_inside() -> dict[str, Any]:
     """What this process holds, its garbage swept out before."""
     gc.collect()
     runs = [thing for thing in gc.get_objects() if type(thing) is Live]
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return {
         "tasks": len(asyncio.all_tasks()),
         "sockets": sockets(),
@@ -71,7 +74,7 @@ async def look_inside() -> dict[str, Any]:
         "runs": sum(not run.state.ended for run in runs),
         "kept": len(runs),
         "native": native_bytes(),
-        "resident": resident,
+        "resident": resident_bytes(),
     }
 
 

@@ -1,9 +1,9 @@
 """A service in a process of its own, started as people start it, and a vendor in this one.
 
-    async with open_station(tmp_path) as station:
-        agent = await station.agent(tools=["look"])
-        call = station.stream(agent, Say("Once upon"), Stall())
-        before = await station.inside()
+async with open_station(tmp_path) as station:
+    agent = await station.agent(tools=["look"])
+    call = station.stream(agent, Say("Once upon"), Stall())
+    before = await station.inside()
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.upstream import Call, Connection, Handler, Upstream, until
 
 TOKEN = "told-by-the-test"
 PATIENCE = 20.0  # seconds for what takes milliseconds: the machine may be busy
-AT_ONCE = 1.0  # seconds; the promise is 0.1 for most of them and 0.1 for the worst on a machine that is not shared
+AT_ONCE = 1.0  # seconds; the promise is 0.1, on a machine that is not shared
 TOOLS = {tool.spec.name: f"{inside.__name__}:{tool.function.__name__}" for tool in inside.TOOLS}
 
 
@@ -87,7 +87,9 @@ class Station:
         created = await admin.CreateAgent(v1.CreateAgentRequest(agent=agent), metadata=self.metadata)
         return str(created.agent.agent_id)
 
-    def stream(self, agent: str, *steps: script.Step, stub: Any = None, timeout: float | None = None, **fields: Any) -> Any:
+    def stream(
+        self, agent: str, *steps: script.Step, stub: Any = None, timeout: float | None = None, **fields: Any
+    ) -> Any:
         """A StreamChat call to whose vendor ``steps`` are the script."""
         request = question(agent, *steps, **fields)
         return (stub or self.agents).StreamChat(request, metadata=self.metadata, timeout=timeout)
@@ -147,9 +149,9 @@ async def soon(condition: Callable[[], object], what: str) -> float:
     return time.monotonic() - began
 
 
-def vendor(handler: Handler | None = None) -> Handler:
+def vendor() -> Handler:
     """Plays scripts; on ``/held`` it only sees who hangs up when."""
-    plays = handler or scripted()
+    plays = scripted()
 
     async def answer(call: Call) -> None:
         await (call.gone() if call.request.path == "/held" else plays(call))
@@ -158,9 +160,9 @@ def vendor(handler: Handler | None = None) -> Handler:
 
 
 @asynccontextmanager
-async def open_station(directory: Path, handler: Handler | None = None, **settings: str) -> AsyncIterator[Station]:
-    """``agentsvc serve --dev`` in ``directory``; at the end it must go cleanly, having logged no bug of its own."""
-    async with Upstream(vendor(handler), remembers=False) as upstream:
+async def open_station(directory: Path, **settings: str) -> AsyncIterator[Station]:
+    """``agentsvc serve --dev`` in ``directory``; at the end it must go cleanly."""
+    async with Upstream(vendor(), remembers=False) as upstream:
         told = {
             "AGENTSVC_GRPC_ADDRESS": "127.0.0.1:0",
             "AGENTSVC_ADMIN_ADDRESS": "127.0.0.1:0",
@@ -173,9 +175,11 @@ async def open_station(directory: Path, handler: Handler | None = None, **settin
             "OPENAI_API_KEY": "key",
             **settings,
         }
-        async with serving(directory, **told) as (process, log):
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{process.port}", options=OWN) as channel:
-                yield Station(process, upstream, channel, log)
+        async with (
+            serving(directory, **told) as (process, log),
+            grpc.aio.insecure_channel(f"127.0.0.1:{process.port}", options=OWN) as channel,
+        ):
+            yield Station(process, upstream, channel, log)
 
 
 OWN = (("grpc.use_local_subchannel_pool", 1),)  # else channels with equal options share one connection

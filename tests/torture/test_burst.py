@@ -30,7 +30,9 @@ async def opened_at_once(station: Station, streams: int) -> list[Answer]:
         await asyncio.gather(*(channel.channel_ready() for channel in channels))
         options = v1.ChatOptions(model="mock-echo")
         request = v1.StreamChatRequest(agent_id="demo", message="hello", options=options, store=False)
-        calls = [stubs[number % CONNECTIONS].StreamChat(request, metadata=station.metadata) for number in range(streams)]
+        calls = [
+            stubs[number % CONNECTIONS].StreamChat(request, metadata=station.metadata) for number in range(streams)
+        ]
         return await asyncio.gather(*(collect(call) for call in calls))
 
 

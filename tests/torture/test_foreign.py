@@ -34,7 +34,7 @@ def reason_of(error: grpc.RpcError) -> str:
     info = error_details_pb2.ErrorInfo()
     (found,) = [detail for detail in rpc_status.from_call(error).details if detail.Is(info.DESCRIPTOR)]
     found.Unpack(info)
-    return info.reason
+    return str(info.reason)
 
 
 def talk(target: str, agent: str, metadata: Any) -> None:
@@ -74,7 +74,9 @@ async def test_a_synchronous_python_stub(tmp_path: Path) -> None:
 
 
 # --- buf curl ---------------------------------------------------------------------------------------------------------
-async def curl(station: Station, agent: str, *steps: Any, version: str = "v1", token: str = TOKEN) -> asyncio.subprocess.Process:
+async def curl(
+    station: Station, agent: str, *steps: Any, version: str = "v1", token: str = TOKEN
+) -> asyncio.subprocess.Process:
     body = {"agentId": agent, "message": "hi", "options": {"providerOptions": {"script": write(steps)}}}
     return await asyncio.create_subprocess_exec(
         BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--reflect-protocol", f"grpc-{version}",

@@ -43,7 +43,7 @@ async def leave(station: Station, agent: str, phase: Phase, session: str) -> tup
     if phase.reached != "run_started":
         await read_until(call, phase.reached)
     if phase.reached != "tool_result":  # there the second request may or may not have left
-        await soon(lambda: station.answering(), "the vendor or the tool is at work")
+        await soon(station.answering, "the vendor or the tool is at work")
     call.cancel()
     return events[0].run_started.session_id, await soon(lambda: not station.answering(), "the connection closes")
 

@@ -19,7 +19,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from agentsvc import v1
 from agentsvc.providers.script import Say
 from tests.e2e.house import Answer, collect
-from tests.torture.frames import CANCEL, END_HEADERS, PREFACE, Kind, RawConnection, frame, opening, raw_connection, request, tcp
+from tests.torture.frames import (
+    CANCEL,
+    END_HEADERS,
+    PREFACE,
+    Kind,
+    RawConnection,
+    frame,
+    opening,
+    raw_connection,
+    request,
+    tcp,
+)
 from tests.torture.station import OWN, Station, open_station
 
 STREAM_CHAT = "/agentsvc.v1.AgentService/StreamChat"
@@ -128,9 +139,9 @@ async def oversized_headers(station: Station, rng: random.Random) -> None:
 
 async def slow_lorises(station: Station, rng: random.Random) -> None:
     """Two hundred connections that have begun to say something, and never say the rest."""
-    beginnings = (b"", PREFACE[:10], PREFACE, PREFACE + frame(Kind.SETTINGS)[:5])
     call = PREFACE + frame(Kind.SETTINGS) + opening(1, STREAM_CHAT, station.metadata)
-    beginnings = (*beginnings, call, call + frame(Kind.DATA, 0, 1, b"\0\0\0\4\0x"))
+    half = frame(Kind.DATA, 0, 1, b"\0\0\0\4\0x")
+    beginnings = (b"", PREFACE[:10], PREFACE, PREFACE + frame(Kind.SETTINGS)[:5], call, call + half)
     async with AsyncExitStack() as stack:
         for number in range(200):
             _, writer = await stack.enter_async_context(tcp(station.process.port))

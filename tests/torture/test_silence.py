@@ -14,12 +14,12 @@ import grpc
 import pytest
 
 from agentsvc import v1
-from agentsvc.providers.script import Call, Pause, Say, Stall, Turn
+from agentsvc.providers.script import Call, Say, Stall, Turn
 from agentsvc.transport.server import Keepalive, ServerConfig
-from tests.e2e.house import House, collect, open_house, question, read_until
-from tests.torture.frames import ACK, CANCEL, Frame, Kind, frame, raw_connection, request
+from tests.e2e.house import collect, open_house, question, read_until
+from tests.torture.frames import ACK, Frame, Kind, frame, raw_connection, request
 from tests.torture.inside import wait
-from tests.torture.station import OWN, open_station, soon
+from tests.torture.station import OWN, open_station
 from tests.upstream import Upstream
 
 STREAM_CHAT = "/agentsvc.v1.AgentService/StreamChat"

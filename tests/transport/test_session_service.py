@@ -112,4 +112,6 @@ async def test_deleting_a_session_cancels_the_run_that_speaks_in_it_first() -> N
         assert events[-1].run_finished.state == v1.RUN_STATE_CANCELLED
         assert ended.code() is grpc.StatusCode.CANCELLED
         request = v1.GetSessionRequest(session_id=session_id)
-        assert (await refused(house.sessions.GetSession(request, metadata=bearer(CALLER)))).reason == "SESSION_NOT_FOUND"
+        assert (
+            await refused(house.sessions.GetSession(request, metadata=bearer(CALLER)))
+        ).reason == "SESSION_NOT_FOUND"

@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from protovalidate import Validator
 
 from agentsvc import v1
 from agentsvc.domain.errors import AgentsvcError, Reason
+from agentsvc.transport import validation
 from agentsvc.transport.validation import parse, validate
 
 
@@ -57,3 +59,31 @@ def outcome(raw: bytes) -> Reason | None:
 @given(st.binary(max_size=200))
 def test_random_bytes_are_a_valid_request_or_refused(raw: bytes) -> None:
     assert outcome(raw) in {None, Reason.INVALID_FIELD}
+
+
+@given(
+    st.builds(
+        v1.StreamChatRequest,
+        agent_id=st.text(max_size=140),
+        message=st.text(max_size=20)
+        | st.just("ä" * (1 << 18))
+        | st.just("x" * ((1 << 20) + 1))
+        | st.just("€" * (1 << 18)),
+        session_id=st.text(max_size=140),
+        user_id=st.text(max_size=140),
+        request_id=st.text(max_size=140),
+        labels=st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=1),
+        parts=st.lists(st.just(v1.ContentPart()), max_size=1),
+    )
+)
+def test_what_passes_as_plain_breaks_no_rule(request: v1.StreamChatRequest) -> None:
+    if validation.is_plain(request):
+        assert not Validator().collect_violations(request)
+
+
+def test_the_usual_question_is_plain_and_one_with_more_is_not() -> None:
+    usual = v1.StreamChatRequest(agent_id="demo", message="Hello", session_id="session_1", user_id="u", request_id="r")
+    assert validation.is_plain(usual)
+    for more in ({"labels": {"a": "b"}}, {"store": False}, {"options": v1.ChatOptions()}, {"instructions": ""}):
+        assert not validation.is_plain(v1.StreamChatRequest(agent_id="demo", message="Hello", **more))
+    assert not validation.is_plain(v1.StreamChatRequest(agent_id="demo"))
