@@ -26,6 +26,7 @@ from agentsvc.providers.registry import installed
 from agentsvc.storage import StorageConfig
 from agentsvc.storage.secrets import SealedSecrets
 from agentsvc.telemetry.log import LogConfig
+from agentsvc.transport.address import is_loopback
 from agentsvc.transport.admin import AdminConfig
 from agentsvc.transport.server import ServerConfig, Tls
 from agentsvc.variables import DEFAULT_STORAGE, Variables, read
@@ -45,9 +46,9 @@ class SettingsError(ValueError):
 class Settings:
     """What each room is configured with.
 
-    ``shutdown_grace``: seconds from SIGTERM to the end of the process, of which running answers have all but the last 2. ``tools``: ``module:attribute`` names.
-    ``admin`` None: no address for operators; a process that serves has one unless it is told off. ``metrics_models``: the
-    models that may be labels, beside the providers' defaults.
+    ``shutdown_grace``: seconds from SIGTERM to the end of the process, of which running answers have all but the last 2.
+    ``tools``: ``module:attribute`` names. ``admin`` None: no address for operators; a process that serves has one unless
+    it is told off. ``metrics_models``: the models that may be labels, beside the providers' defaults.
     """
 
     server: ServerConfig = ServerConfig()
@@ -106,12 +107,6 @@ class Settings:
             SettingsError: naming the entry that cannot be imported or is not a Tool.
         """
         return tuple(_load_tool(name) for name in self.tools)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach a host:port."""
-    host = address.rpartition(":")[0].strip("[]")
-    return host in {"localhost", "::1"} or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
 
 
 def _server(variables: Variables) -> ServerConfig:

@@ -10,7 +10,7 @@ import pytest
 from agentsvc.engine.tools import tool
 from agentsvc.providers.dialect import Endpoint
 from agentsvc.providers.registry import PROVIDERS
-from agentsvc.settings import DEV_DATABASE_URL, Settings, SettingsError, is_loopback
+from agentsvc.settings import DEV_DATABASE_URL, Settings, SettingsError
 from agentsvc.telemetry.log import LogFormat
 from agentsvc.transport.admin import AdminConfig
 
@@ -171,23 +171,6 @@ def test_beyond_loopback_with_tls_or_with_plaintext_asked_for(tmp_path: Path):
     tls = Settings.load(open_to_all | {"AGENTSVC_TLS__CERTIFICATE": str(pem), "AGENTSVC_TLS__KEY": str(pem)}).server.tls
     assert tls is not None
     assert (tls.certificate, tls.key, tls.client_ca) == (pem, pem, None)
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("127.0.0.1:1", True),
-        ("127.1.2.3:1", True),
-        ("localhost:1", True),
-        ("[::1]:1", True),
-        ("0.0.0.0:1", False),
-        ("[::]:1", False),
-        ("10.0.0.1:1", False),
-        ("127.0.0.1.example.com:1", False),
-    ],
-)
-def test_loopback_is_what_only_this_machine_reaches(address: str, *, expected: bool):
-    assert is_loopback(address) is expected
 
 
 def test_operators_beyond_loopback_must_be_asked_for():

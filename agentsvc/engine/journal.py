@@ -120,7 +120,7 @@ class Journal:
 
     def append(self, event: Event, step: int) -> int:
         """Numbers, encodes and publishes an event; returns its sequence. Nothing may follow RunFinished."""
-        assert self.end is None, "an event after run_finished"  # noqa: S101 - promise 2, worth a crash in tests
+        assert self.end is None, "an event after run_finished"  # noqa: S101 - a bug of ours, worth a crash in tests
         library = self._library
         sequence = self.last + 1
         wire = library.encode(sequence, (perf_counter_ns() - self._started_ns) // 1000, step, event)

@@ -1,5 +1,5 @@
 """What the model is shown: instructions, history, the new message. The front never changes between two turns of a
-session, so that vendors' prompt caches stay warm (D58): tools and instructions first, history next, the new turn last.
+session, so that vendors' prompt caches stay warm: tools and instructions first, history next, the new turn last.
 """
 
 from __future__ import annotations

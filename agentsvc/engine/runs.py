@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agentsvc.domain.agents import StreamingMode, StreamingOptions
-from agentsvc.domain.errors import AgentsvcError, Reason
+from agentsvc.domain.errors import AgentsvcError, Reason, invalid_field
 from agentsvc.domain.events import RunFinished, RunStarted, RunState
 from agentsvc.domain.messages import Media
 from agentsvc.domain.ports import ChatModel, Filter, Ledger, Page, PageRequest, RunStore
-from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Principal, Run, RunRequest
+from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Principal, Run, RunRequest, ToolChoice, ToolChoiceMode
 from agentsvc.domain.timeline import Stage, Timeline
 from agentsvc.engine import prompt
 from agentsvc.engine.admission import Admission, LimitsConfig, Place
@@ -25,6 +25,7 @@ from agentsvc.engine.live import CANCELLED, INTERRUPTED, REPLACED, Live
 from agentsvc.engine.loop import Plan
 from agentsvc.engine.sessions import Conversation, Sessions, not_found
 
+_LAST_SEQUENCE = (1 << 64) - 1  # that the wire can carry
 _DEFAULT_STREAMING = StreamingOptions(StreamingMode.STREAM, 0, 0.0, False, False, False)
 
 
@@ -132,7 +133,7 @@ class Runs:
                 Reason.RUN_NOT_RESUMABLE, f"Run {run_id!r} is not in this process. Follow it with GetRun."
             )
         # A run that a crash ended does not know its last sequence: its end follows whatever the reader has seen.
-        sequence = run.last_sequence or after_sequence + 1
+        sequence = run.last_sequence or min(after_sequence + 1, _LAST_SEQUENCE)
         return self._library.last_entry(sequence, _finished(run)).reader(after_sequence)
 
     async def cancel(self, principal: Principal, run_id: str) -> Run:
@@ -378,9 +379,11 @@ def _finished(run: Run) -> RunFinished:
 
 
 def _check_capabilities(model: ChatModel, prepared: Prepared, request: RunRequest) -> None:
-    """What the vendor cannot carry is refused before any call."""
+    """What the vendor cannot carry, and a tool that nobody has, is refused before any call."""
+    _check_tool_choice(prepared, request.options.tool_choice)
     can = model.capabilities
-    kinds = {part.kind for part in request.parts if isinstance(part, Media)}
+    told = (request.parts, *(message.parts for message in request.history or ()))
+    kinds = {part.kind for parts in told for part in parts if isinstance(part, Media)}
     for needed, has, field in (
         (bool(prepared.tools.tools), can.tools, "agent.tools"),
         ("image" in kinds, can.images, "parts.image"),
@@ -393,3 +396,14 @@ def _check_capabilities(model: ChatModel, prepared: Prepared, request: RunReques
                 f"{field}: provider {model.provider!r} does not support it. Choose another provider or leave it out.",
                 provider=model.provider,
             )
+
+
+def _check_tool_choice(prepared: Prepared, choice: ToolChoice | None) -> None:
+    """A call is forced of a tool that the model is told of, or of none."""
+    if choice is None:
+        return
+    known = ", ".join(prepared.tools.tools) or "none"
+    if choice.mode is ToolChoiceMode.TOOL and choice.name not in prepared.tools.tools:
+        raise invalid_field("options.tool_choice.name", f"the agent has no tool {choice.name!r}; its tools: {known}")
+    if choice.mode is ToolChoiceMode.REQUIRED and not prepared.tools.tools:
+        raise invalid_field("options.tool_choice.mode", "REQUIRED needs a tool, and the agent has none")

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
+from math import isnan
 from threading import get_ident
 from time import perf_counter_ns
 from typing import Any, get_type_hints, overload
@@ -31,6 +32,8 @@ from agentsvc.domain.messages import Media, Part, Text, ToolCall, ToolSpec
 
 _log = logging.getLogger(__name__)
 _MAX_RESULT_BYTES = 1 << 20
+_MAX_ERROR = 16_384  # characters of a ToolError
+_MAX_PROGRESS = 4096  # characters of a progress message
 # Not asyncio's own executor: it has a handful of threads, and look-ups of host names wait in its queue.
 _THREADS = ThreadPoolExecutor(64, thread_name_prefix="tool")
 
@@ -119,8 +122,9 @@ class CallContext:
     report: Callable[[ToolProgress], None]
 
     def progress(self, message: str, fraction: float | None = None) -> None:
-        """Tells the caller how far the tool is."""
-        self.report(ToolProgress(self.tool_call_id, message, fraction))
+        """Tells the caller how far the tool is. A long message is cut, a fraction beside 0 to 1 moved there."""
+        share = None if fraction is None or isnan(fraction) else min(max(fraction, 0.0), 1.0)
+        self.report(ToolProgress(self.tool_call_id, _sendable(message[:_MAX_PROGRESS]), share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +216,7 @@ async def _outcome(tool: Tool | None, call: ToolCall, context: CallContext) -> t
         async with limit:
             return ToolStatus.OK, _content(await _call(tool.function, keywords))
     except ToolError as error:
-        return ToolStatus.ERROR, (Text(str(error)),)
+        return ToolStatus.ERROR, (Text(_sendable(str(error)[:_MAX_ERROR])),)
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # a tool is foreign code: whatever it raises is its result, not ours
@@ -255,7 +259,13 @@ def _content(value: Any) -> tuple[Part, ...]:
             parts = value
         case _:
             parts = (Text(msgspec.json.encode(value).decode()),)
+    parts = tuple(Text(_sendable(part.text)) if isinstance(part, Text) else part for part in parts)
     size = sum(len(part.text.encode()) if isinstance(part, Text) else len(part.data) for part in parts)
     if size > _MAX_RESULT_BYTES:
         raise ToolError(f"The result is {size} bytes, more than the {_MAX_RESULT_BYTES} that fit. Ask for less.")
     return parts
+
+
+def _sendable(text: str) -> str:
+    """``text`` as UTF-8 can hold it: half a surrogate pair could neither be sent nor stored."""
+    return text.encode("utf-8", "replace").decode()

@@ -10,11 +10,10 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
-
 from agentsvc.domain.messages import Media, Message, Part, ProviderState, Role, Text, ToolSpec
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.runs import ToolChoiceMode
+from agentsvc.providers.encoding import arguments_of, call_id, tool_name
 from agentsvc.providers.openai_request import provider_options
 
 DEFAULT_MAX_TOKENS = 8192  # the API wants a number; every current model can do this one
@@ -115,7 +114,7 @@ def _blocks(message: Message, vendor: str) -> Iterator[dict[str, Any]]:
         case Role.TOOL:
             result = {
                 "type": "tool_result",
-                "tool_use_id": message.tool_call_id,
+                "tool_use_id": call_id(message.tool_call_id),
                 "content": list(_parts(message.parts)),
             }
             yield result | {"is_error": True} if message.is_error else result
@@ -126,8 +125,8 @@ def _blocks(message: Message, vendor: str) -> Iterator[dict[str, Any]]:
 def _plain_turn(message: Message) -> Iterator[dict[str, Any]]:
     yield from _parts(message.parts)
     for call in message.tool_calls:
-        arguments = msgspec.json.decode(call.arguments_json or "{}")
-        yield {"type": "tool_use", "id": call.tool_call_id, "name": call.name, "input": arguments}
+        name = tool_name(call.name)
+        yield {"type": "tool_use", "id": call_id(call.tool_call_id), "name": name, "input": arguments_of(call)}
 
 
 def _kept_turn(message: Message, vendor: str) -> list[dict[str, Any]]:
@@ -140,8 +139,8 @@ def _kept_turn(message: Message, vendor: str) -> list[dict[str, Any]]:
             calls = [block for block in blocks if block.get("type") == "tool_use"]
             if len(calls) != len(message.tool_calls):
                 return []
-            ids = iter(call.tool_call_id for call in message.tool_calls)
-            return [block | {"id": next(ids)} if block.get("type") == "tool_use" else block for block in blocks]
+            ours = ({"id": call_id(call.tool_call_id), "name": tool_name(call.name)} for call in message.tool_calls)
+            return [block | next(ours) if block.get("type") == "tool_use" else block for block in blocks]
         case _:
             return []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from agentsvc.domain.messages import Media, Message, Role, ToolCall, ToolSpec
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.runs import ToolChoiceMode
 
+_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
 
 
@@ -30,6 +32,16 @@ def function_tool(spec: ToolSpec) -> dict[str, Any]:
     """A tool as chat completions define it, and everybody who copied them."""
     function = {"name": spec.name, "description": spec.description, "parameters": schema_of(spec)}
     return {"type": "function", "function": function}
+
+
+def tool_name(name: str) -> str:
+    """The name of a tool that was called, as vendors take it back: models invent names that no tool could have."""
+    return name if _WORD.fullmatch(name) else re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
+
+
+def call_id(given: str) -> str:
+    """A call's id in letters, digits, ``_`` and ``-``: those of another vendor's turns may hold dots and colons."""
+    return given if _WORD.fullmatch(given) else sha256(given.encode()).hexdigest()[:32]
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from agentsvc.domain.messages import Media, Message, Part, Role, Text, ToolCall
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.runs import ToolChoice, ToolChoiceMode
 from agentsvc.providers.dialect import Endpoint
-from agentsvc.providers.encoding import function_tool, said, text_of, wanted_json
+from agentsvc.providers.encoding import function_tool, said, text_of, tool_name, wanted_json
 from agentsvc.providers.errors import Vendor
 from agentsvc.providers.thoughts import Returns, returned
 
@@ -166,7 +166,7 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _tool_call(call: ToolCall, accent: Accent) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments_json or "{}"}
+    function = {"name": tool_name(call.name), "arguments": call.arguments_json or "{}"}
     return {"id": accent.call_id(call.tool_call_id), "type": "function", "function": function}
 
 

@@ -138,9 +138,16 @@ def _read(text: str, digest: str, kind: type) -> _PageToken:
         token = _token.decode(urlsafe_b64decode(text))
     except ValueError:  # not base64, not JSON, not a token: all of them are ValueErrors
         raise _refused() from None
-    if token.digest != digest or not isinstance(token.after, kind):
+    if token.digest != digest or not isinstance(token.after, kind) or not _is_sound(token.after):
         raise _refused()
     return token
+
+
+def _is_sound(after: datetime | int) -> bool:
+    """Whether a row can have it; a token of somebody's own making may hold anything."""
+    if isinstance(after, int):
+        return 0 <= after < 1 << 63
+    return after.tzinfo is not None and 1 < after.year < 9999
 
 
 def _refused() -> AgentsvcError:

@@ -3,7 +3,7 @@
 No label names a tenant, a user, a session or an agent. Model names are chosen by tenants (a fine-tuned one may carry its
 owner's name), so only those that the operator knows are labels; the others count as ``other``.
 
-    agentsvc_ttft_seconds, agentsvc_overhead_seconds, agentsvc_stage_seconds{stage}    promise 11, per run
+    agentsvc_ttft_seconds, agentsvc_overhead_seconds, agentsvc_stage_seconds{stage}    the time explained, per run
     agentsvc_runs_total{state, reason, provider}                                       per run
     gen_ai_client_operation_duration_seconds, .._time_to_first_chunk_seconds,
     .._time_per_output_chunk_seconds, .._token_usage{gen_ai_token_type}                OpenTelemetry's GenAI conventions

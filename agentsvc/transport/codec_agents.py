@@ -110,7 +110,7 @@ def _paths(change: v1.Agent, mask: FieldMask) -> list[str]:
     for path in paths:
         if not FieldMask(paths=[path]).IsValidForDescriptor(v1.Agent.DESCRIPTOR):
             raise invalid_field("update_mask", f"{path!r} is no field of Agent")
-        if path in _UNCHANGEABLE:
+        if any(path == fixed or path.startswith(f"{fixed}.") for fixed in _UNCHANGEABLE):
             raise invalid_field("update_mask", f"{path!r} cannot be changed")
     return paths
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
+import msgspec
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,7 +20,7 @@ from agentsvc.domain.ports import Filter, PageRequest
 from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, RunOptions, RunRequest, ToolChoice, ToolChoiceMode
 from agentsvc.transport import codec_values as values
 
-# Features of later issues. A field set to "no" (false, 0, empty) asks for nothing and passes.
+# Features that are not built yet. A field set to "no" (false, 0, empty) asks for nothing and passes.
 UNBUILT_LAYERS: Final = (  # in a call's options and in an agent alike
     "fallbacks",
     "budget.cost",
@@ -160,13 +161,22 @@ def from_message(message: v1.Message, path: str) -> messages.Message:
     return messages.Message(
         role=values.roles.said(message.role, Role.USER),
         parts=values.from_parts(message.parts, f"{path}.parts"),
-        tool_calls=tuple(
-            messages.ToolCall(call.tool_call_id, call.name, call.arguments_json or "{}") for call in message.tool_calls
-        ),
+        tool_calls=tuple(_tool_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(message.tool_calls)),
         tool_call_id=message.tool_call_id,
         status=values.message_statuses.said(message.status, MessageStatus.COMPLETE),
         is_error=message.is_error,
     )
+
+
+def _tool_call(call: v1.ToolCall, path: str) -> messages.ToolCall:
+    arguments = call.arguments_json or "{}"
+    try:
+        valid = isinstance(msgspec.json.decode(arguments), dict)
+    except (ValueError, RecursionError):
+        valid = False
+    if not valid:
+        raise invalid_field(f"{path}.arguments_json", "must be a JSON object")
+    return messages.ToolCall(call.tool_call_id, call.name, arguments)
 
 
 class _Paged(Protocol):

@@ -139,7 +139,7 @@ class Server:
             agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]: self._agents,
             agent_admin_service_pb2.DESCRIPTOR.services_by_name["AgentAdminService"]: AgentAdminService(catalog),
             session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]: SessionService(sessions, runs, catalog),
-            memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"]: None,  # of a later issue: NOT_IMPLEMENTED
+            memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"]: None,  # not built yet: NOT_IMPLEMENTED
             provider_service_pb2.DESCRIPTOR.services_by_name["ProviderService"]: None,  # as above
         }
         self._methods = frozenset(

@@ -84,8 +84,9 @@ class StreamChatRequest(_message.Message):
     """
     request_id: _builtins.str
     """Idempotency key chosen by the caller, unique per question, at most 128 characters; a UUID will do. The same key
-    with the same request joins the run that exists; with another request it is refused with REQUEST_ID_REUSED. Kept
-    for 24 h.
+    with the same request joins the run that exists, or is refused with RUN_NOT_RESUMABLE when its journal is gone
+    (metadata run_id: GetRun has its text); with another request it is refused with REQUEST_ID_REUSED. Kept as long as
+    the run's record.
     """
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.ContentPart]:
@@ -278,8 +279,9 @@ class ChatRequest(_message.Message):
     """
     request_id: _builtins.str
     """Idempotency key chosen by the caller, unique per question, at most 128 characters; a UUID will do. The same key
-    with the same request joins the run that exists; with another request it is refused with REQUEST_ID_REUSED. Kept
-    for 24 h.
+    with the same request joins the run that exists, or is refused with RUN_NOT_RESUMABLE when its journal is gone
+    (metadata run_id: GetRun has its text); with another request it is refused with REQUEST_ID_REUSED. Kept as long as
+    the run's record.
     """
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.ContentPart]:

@@ -96,8 +96,8 @@ class AgentServiceServicer:
         SubscribeRun when the run is resumable, do not call StreamChat again. Set request_id to make starting safe to
         retry. The call's deadline bounds the whole run under on_disconnect CANCEL.
 
-        Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, PROVIDER_NOT_CONFIGURED,
-        CAPABILITY_MISSING.
+        Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, RUN_NOT_RESUMABLE (of an
+        earlier request_id), PROVIDER_NOT_CONFIGURED, CAPABILITY_MISSING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,8 +124,8 @@ class AgentServiceServicer:
         SubmitToolResults and SubscribeRun. A run that fails is answered with the error's status; GetRun has what was
         produced. Set request_id to make it safe to retry: the second call then waits for the first one's answer.
 
-        Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, PROVIDER_NOT_CONFIGURED,
-        CAPABILITY_MISSING.
+        Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, RUN_NOT_RESUMABLE (of an
+        earlier request_id), PROVIDER_NOT_CONFIGURED, CAPABILITY_MISSING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

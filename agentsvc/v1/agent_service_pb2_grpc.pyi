@@ -48,8 +48,8 @@ class AgentServiceStub:
     SubscribeRun when the run is resumable, do not call StreamChat again. Set request_id to make starting safe to
     retry. The call's deadline bounds the whole run under on_disconnect CANCEL.
 
-    Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, PROVIDER_NOT_CONFIGURED,
-    CAPABILITY_MISSING.
+    Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, RUN_NOT_RESUMABLE (of an
+    earlier request_id), PROVIDER_NOT_CONFIGURED, CAPABILITY_MISSING.
     """
     SubscribeRun: _grpc.UnaryStreamMultiCallable[_agent_service_pb2.SubscribeRunRequest, _agent_service_pb2.SubscribeRunResponse]
     """Joins a run, or resumes it after a broken stream. Reads the journal: never asks a model, never starts a tool.
@@ -68,8 +68,8 @@ class AgentServiceStub:
     SubmitToolResults and SubscribeRun. A run that fails is answered with the error's status; GetRun has what was
     produced. Set request_id to make it safe to retry: the second call then waits for the first one's answer.
 
-    Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, PROVIDER_NOT_CONFIGURED,
-    CAPABILITY_MISSING.
+    Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, RUN_NOT_RESUMABLE (of an
+    earlier request_id), PROVIDER_NOT_CONFIGURED, CAPABILITY_MISSING.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetRunRequest, _agent_service_pb2.GetRunResponse]
     """Returns a run, at work or ended. Safe to retry. Also refused with: RUN_NOT_FOUND."""
@@ -108,8 +108,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     SubscribeRun when the run is resumable, do not call StreamChat again. Set request_id to make starting safe to
     retry. The call's deadline bounds the whole run under on_disconnect CANCEL.
 
-    Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, PROVIDER_NOT_CONFIGURED,
-    CAPABILITY_MISSING.
+    Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, RUN_NOT_RESUMABLE (of an
+    earlier request_id), PROVIDER_NOT_CONFIGURED, CAPABILITY_MISSING.
     """
     SubscribeRun: _aio.UnaryStreamMultiCallable[_agent_service_pb2.SubscribeRunRequest, _agent_service_pb2.SubscribeRunResponse]  # type: ignore[assignment]
     """Joins a run, or resumes it after a broken stream. Reads the journal: never asks a model, never starts a tool.
@@ -128,8 +128,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     SubmitToolResults and SubscribeRun. A run that fails is answered with the error's status; GetRun has what was
     produced. Set request_id to make it safe to retry: the second call then waits for the first one's answer.
 
-    Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, PROVIDER_NOT_CONFIGURED,
-    CAPABILITY_MISSING.
+    Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, RUN_NOT_RESUMABLE (of an
+    earlier request_id), PROVIDER_NOT_CONFIGURED, CAPABILITY_MISSING.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetRunRequest, _agent_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """Returns a run, at work or ended. Safe to retry. Also refused with: RUN_NOT_FOUND."""
@@ -171,8 +171,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         SubscribeRun when the run is resumable, do not call StreamChat again. Set request_id to make starting safe to
         retry. The call's deadline bounds the whole run under on_disconnect CANCEL.
 
-        Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, PROVIDER_NOT_CONFIGURED,
-        CAPABILITY_MISSING.
+        Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, RUN_NOT_RESUMABLE (of an
+        earlier request_id), PROVIDER_NOT_CONFIGURED, CAPABILITY_MISSING.
         """
 
     @_abc_1.abstractmethod
@@ -203,8 +203,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         SubmitToolResults and SubscribeRun. A run that fails is answered with the error's status; GetRun has what was
         produced. Set request_id to make it safe to retry: the second call then waits for the first one's answer.
 
-        Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, PROVIDER_NOT_CONFIGURED,
-        CAPABILITY_MISSING.
+        Also refused with: AGENT_NOT_FOUND, SESSION_NOT_FOUND, SESSION_BUSY, REQUEST_ID_REUSED, RUN_NOT_RESUMABLE (of an
+        earlier request_id), PROVIDER_NOT_CONFIGURED, CAPABILITY_MISSING.
         """
 
     @_abc_1.abstractmethod

@@ -65,7 +65,7 @@ class Error(_message.Message):
 
     Either:
       UNAVAILABLE          (R) DRAINING (this server is going away), STORAGE_UNAVAILABLE, RUN_INTERRUPTED (the process
-                           that ran it died)
+                           that ran it died or was shut down)
       RESOURCE_EXHAUSTED   (R) SLOW_CONSUMER (this reader fell too far behind: SubscribeRun from its last sequence)
       DEADLINE_EXCEEDED    DEADLINE
       CANCELLED            CANCELLED

@@ -134,7 +134,9 @@ class ChatEvent(_message.Message):
     sequence of the event before them (0 before the first). Keep the last one: it is SubscribeRun's after_sequence.
     """
     elapsed_us: _builtins.int
-    """Microseconds from the run's admission to the making of this event. Never decreases within a run."""
+    """Microseconds from the arrival of the call that started the run to the making of this event. Never decreases while
+    the run is read from its journal; the run_finished of one whose journal is gone counts from the asking.
+    """
     step: _builtins.int
     """The step it belongs to, from 1. 0 for events outside any step, such as run_started."""
     @_builtins.property
@@ -841,7 +843,9 @@ Global___RunFinished: _TypeAlias = RunFinished  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
-    """Silence, but alive: sent after 15 s without an event, so that proxies keep the stream open. Not journaled."""
+    """Silence, but alive: sent after 15 s (by default) without an event, so that proxies keep the stream open. Not
+    journaled.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -858,8 +862,9 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class Draining(_message.Message):
-    """This server is going away before the run ends. Call SubscribeRun again with the last sequence, on a new connection;
-    the stream ends with UNAVAILABLE (DRAINING). Not journaled.
+    """This server is going away and ends the run. Whoever reads on gets run_finished (INTERRUPTED), and the stream ends with
+    UNAVAILABLE (RUN_INTERRUPTED). Where it breaks off before that, call SubscribeRun with the last sequence, on a new
+    connection: it answers with run_finished. Not journaled.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -214,8 +214,8 @@ class StreamingOptions(_message.Message):
     """Default STREAM."""
     text_buffer_size: _builtins.int
     """Characters (code points) of text to collect before a text_delta leaves; the rest leaves at the end of the step.
-    0 to 65536. Default 0: off in STREAM; in BUFFERED chunks of the service's own size. Counts as a configured delay,
-    not as the service's overhead.
+    0 to 65536. Default 0: off in STREAM; in BUFFERED the whole text in one. Counts as a configured delay, not as the
+    service's overhead.
     """
     emit_metadata: _builtins.bool
     """Send `annotation` events: citations, the vendor's model name, its request id. Default false."""
@@ -464,7 +464,7 @@ class ChatOptions(_message.Message):
     """Whether one step may ask for several tools at once. Default: the vendor's own."""
     max_steps: _builtins.int
     """Most times the model is asked in one run, 1 to 100. When tools still want another step the run ends BUDGET_EXCEEDED
-    with the kind STEPS. Default 10.
+    with the kind STEPS. Default: the service's own, 10 unless its operator chose another.
     """
     on_disconnect: Global___OnDisconnect.ValueType
     """What becomes of the run when its last reader is gone. Default CANCEL."""

@@ -94,7 +94,8 @@ class SessionServiceServicer:
 
     def DeleteSession(self, request, context):
         """Deletes a session and its messages for good; its runs keep the id. A run under way is cancelled first. After a lost
-        response SESSION_NOT_FOUND means that it had worked. Also refused with: SESSION_NOT_FOUND.
+        response SESSION_NOT_FOUND means that it had worked. Also refused with: SESSION_NOT_FOUND; SESSION_BUSY when a new
+        run began meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,8 @@ class SessionServiceStub:
     """Lists sessions, newest first. Safe to retry."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]
     """Deletes a session and its messages for good; its runs keep the id. A run under way is cancelled first. After a lost
-    response SESSION_NOT_FOUND means that it had worked. Also refused with: SESSION_NOT_FOUND.
+    response SESSION_NOT_FOUND means that it had worked. Also refused with: SESSION_NOT_FOUND; SESSION_BUSY when a new
+    run began meanwhile.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListMessagesRequest, _session_service_pb2.ListMessagesResponse]
     """Lists a session's messages, oldest first: what was asked, tools and their results, answers. A turn is there as soon
@@ -71,7 +72,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Lists sessions, newest first. Safe to retry."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
     """Deletes a session and its messages for good; its runs keep the id. A run under way is cancelled first. After a lost
-    response SESSION_NOT_FOUND means that it had worked. Also refused with: SESSION_NOT_FOUND.
+    response SESSION_NOT_FOUND means that it had worked. Also refused with: SESSION_NOT_FOUND; SESSION_BUSY when a new
+    run began meanwhile.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListMessagesRequest, _session_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Lists a session's messages, oldest first: what was asked, tools and their results, answers. A turn is there as soon
@@ -117,7 +119,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteSessionResponse, _abc.Awaitable[_session_service_pb2.DeleteSessionResponse]]:
         """Deletes a session and its messages for good; its runs keep the id. A run under way is cancelled first. After a lost
-        response SESSION_NOT_FOUND means that it had worked. Also refused with: SESSION_NOT_FOUND.
+        response SESSION_NOT_FOUND means that it had worked. Also refused with: SESSION_NOT_FOUND; SESSION_BUSY when a new
+        run began meanwhile.
         """
 
     @_abc_1.abstractmethod

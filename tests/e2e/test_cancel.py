@@ -1,4 +1,4 @@
-"""Stop, in any phase: the vendor's connection closes at once and the session goes on (D1, D4)."""
+"""Stop, in any phase: the vendor's connection closes at once and the session goes on."""
 
 from __future__ import annotations
 

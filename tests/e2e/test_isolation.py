@@ -1,4 +1,4 @@
-"""Another organisation's ids, in every RPC that takes one: answered as ids that nobody has (promise 8)."""
+"""Another organisation's ids, in every RPC that takes one: answered as ids that nobody has."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ async def test_every_rpc_counts_by_how_it_ended() -> None:
 
 
 async def test_observing_that_fails_never_hurts_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """D60: metrics raise, and the log takes no line any more."""
+    """Metrics raise, and the log takes no line any more."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError

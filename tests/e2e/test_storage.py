@@ -33,7 +33,7 @@ async def look_up(word: str) -> str:
     return f"{word} is a drink"
 
 
-# --- D47: what was streamed is stored -------------------------------------------------------------------------------
+# --- What was streamed is stored ------------------------------------------------------------------------------------
 async def test_a_streamed_turn_is_stored_whole() -> None:
     async with open_house(tools=[look_up]) as house:
         agent = await house.agent(tools=["look_up"])
@@ -85,7 +85,7 @@ async def test_a_turn_that_is_not_to_be_stored_leaves_its_run_alone() -> None:
         assert not sessions.sessions
 
 
-# --- D51 and section 4: no stream waits for the database or holds it ------------------------------------------------
+# --- No stream waits for the database or holds it --------------------------------------------------------------------
 class Gate:
     """A vendor that says one word, and the second when it is opened."""
 

@@ -1,4 +1,4 @@
-"""Promise 11 on the real service: the time is explained, to the caller, to its sidecar, and none of it is ours by mistake."""
+"""On the real service: the time is explained, to the caller, to its sidecar, and none of it is ours by mistake."""
 
 from __future__ import annotations
 

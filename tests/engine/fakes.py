@@ -343,7 +343,7 @@ def text_of(events: Sequence[Event]) -> str:
 
 
 def check_end(events: Sequence[Event], state: RunState | None = None) -> RunFinished:
-    """Promise 2: exactly one run_finished, last."""
+    """Exactly one run_finished, last."""
     ends = [event for event in events if isinstance(event, RunFinished)]
     assert len(ends) == 1
     assert events[-1] is ends[0]

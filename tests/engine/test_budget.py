@@ -1,4 +1,4 @@
-"""What a run costs is counted, and its limits trip in the run (D6, D46)."""
+"""What a run costs is counted, and its limits trip in the run."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""``request_id``: the same request is one run, however often and however concurrently it is sent (D7)."""
+"""``request_id``: the same request is one run, however often and however concurrently it is sent."""
 
 import asyncio
 

@@ -27,9 +27,9 @@ from agentsvc.domain.events import (
     ToolResult,
     ToolStatus,
 )
-from agentsvc.domain.messages import Media, Role, Text
+from agentsvc.domain.messages import Media, Message, Role, Text
 from agentsvc.domain.ports import Capabilities, Filter, PageRequest
-from agentsvc.domain.runs import RunOptions, RunRequest
+from agentsvc.domain.runs import RunOptions, RunRequest, ToolChoice, ToolChoiceMode
 from agentsvc.domain.timeline import Timeline
 from agentsvc.engine.tools import tool
 from tests.engine.fakes import (
@@ -239,6 +239,30 @@ async def test_what_the_vendor_cannot_carry_is_refused() -> None:
     request = RunRequest("demo", (Media("image", "image/png", b"x"),))
 
     assert (await refusal(house.runs.start(ALICE, request, Timeline()))).reason is Reason.CAPABILITY_MISSING
+    assert house.library.used == 0
+
+
+async def test_what_the_vendor_cannot_carry_is_refused_in_the_callers_own_history_too() -> None:
+    house = House()
+    house.model.capabilities = Capabilities()
+    request = RunRequest("demo", (Text("Hi"),), history=(Message(Role.USER, (Media("file", "a/b", b"x"),)),))
+
+    assert (await refusal(house.runs.start(ALICE, request, Timeline()))).reason is Reason.CAPABILITY_MISSING
+
+
+@pytest.mark.parametrize(
+    ("choice", "field"),
+    [
+        (ToolChoice(ToolChoiceMode.TOOL, "look_up"), "options.tool_choice.name"),
+        (ToolChoice(ToolChoiceMode.REQUIRED), "options.tool_choice.mode"),
+    ],
+)
+async def test_a_tool_that_the_agent_has_not_cannot_be_forced(choice: ToolChoice, field: str) -> None:
+    house = House()
+
+    error = await refusal(house.start(options=RunOptions(tool_choice=choice)))
+
+    assert [violation.field for violation in error.error.violations] == [field]
     assert house.library.used == 0
 
 

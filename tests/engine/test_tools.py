@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from agentsvc.domain.errors import AgentsvcError, Reason
-from agentsvc.domain.events import ToolResult, ToolStatus
+from agentsvc.domain.events import ToolProgress, ToolResult, ToolStatus
 from agentsvc.domain.messages import Media, Part, Text, ToolCall
 from agentsvc.domain.ports import ToolContext
-from agentsvc.engine.tools import Tool, Toolset, run_tools, tool
+from agentsvc.engine.tools import Tool, ToolError, Toolset, run_tools, tool
 
 
 class Place(msgspec.Struct):
@@ -80,6 +80,8 @@ async def test_a_plain_function_runs_in_a_thread_and_blocks_nobody() -> None:
     ("value", "content"),
     [
         ("text", (Text("text"),)),
+        ("half \ud800", (Text("half ?"),)),
+        ((Text("\udfff"),), (Text("?"),)),
         (Text("part"), (Text("part"),)),
         ((Text("a"), Media("image", "image/png", b"x")), (Text("a"), Media("image", "image/png", b"x"))),
         ({"a": [1, None]}, (Text('{"a":[1,null]}'),)),
@@ -96,6 +98,29 @@ async def test_whatever_a_tool_returns_becomes_parts(value: Any, content: tuple[
     result = await outcome(give)
 
     assert (result.status, result.content) == (ToolStatus.OK, content)
+
+
+async def test_what_a_tool_says_can_always_be_sent() -> None:
+    @tool
+    async def odd(context: ToolContext) -> None:
+        context.progress("half \ud800" + "x" * 10_000, 7)
+        context.progress("lost", float("nan"))
+        raise ToolError("half \ud800" + "x" * 1_000_000)
+
+    tools = Toolset.of([odd])
+    call = ToolCall("call_1", "odd", "{}")
+    events = [e async for e in run_tools(tools, [call], run_id="run_1", user_id="u1", metadata={})]
+
+    first, second, result = events
+    assert isinstance(first, ToolProgress)
+    assert isinstance(second, ToolProgress)
+    assert isinstance(result, ToolResult)
+    assert (first.message[:7], len(first.message), first.fraction) == ("half ?x", 4096, 1.0)
+    assert (second.message, second.fraction) == ("lost", None)
+    assert result.status is ToolStatus.ERROR
+    (words,) = result.content
+    assert isinstance(words, Text)
+    assert (words.text[:7], len(words.text)) == ("half ?x", 16_384)
 
 
 def test_a_toolset_keeps_its_order_and_refuses_unknown_names() -> None:

@@ -48,7 +48,7 @@ RPCS = {
     ],
     "ProviderService": ["ListProviders"],
 }
-# The table of design.md, section 3. `timings` is named by its one field, `event_loop_lag_us` is the lag reported beside
+# The fields of each event. `timings` is named by its one field, `event_loop_lag_us` is the lag reported beside
 # the overhead.
 EVENTS = {
     "run_started": "run_id session_id agent_id provider model mode resumable",

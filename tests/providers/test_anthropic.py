@@ -82,6 +82,23 @@ def test_results_of_a_turn_are_one_message_before_any_text() -> None:
     ]
 
 
+def test_ids_of_another_vendor_and_names_that_a_model_made_up_go_back_as_ones_that_are_taken() -> None:
+    calls = (ToolCall("functions.tide:0", "high tide?", "{}"), ToolCall("functions.tide:1", "tide", "{}"))
+    called = says(Role.ASSISTANT, tool_calls=calls)
+    results = [says(Role.TOOL, "06:10", tool_call_id=call.tool_call_id) for call in calls]
+    _, turn, answer = encode(ASKED, called, *results)["messages"]
+    assert [block["name"] for block in turn["content"]] == ["high_tide_", "tide"]
+    ids = [block["id"] for block in turn["content"]]
+    assert ids == [block["tool_use_id"] for block in answer["content"]]
+    assert len(set(ids)) == 2
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]", '{"a": NaN}'])
+def test_arguments_that_are_no_object_are_the_callers_to_mend(arguments: str) -> None:
+    with pytest.raises(AgentsvcError, match="arguments_json"):
+        encode(ASKED, says(Role.ASSISTANT, tool_calls=(ToolCall("a", "tide", arguments),)))
+
+
 def test_system_messages_go_to_the_top_and_empty_ones_nowhere() -> None:
     body = encode(says(Role.SYSTEM, "Speak Scots."), ASKED, says(Role.ASSISTANT, ""), says(Role.USER, "", "Well?"))
     assert body["system"] == "Speak Scots."
@@ -90,7 +107,7 @@ def test_system_messages_go_to_the_top_and_empty_ones_nowhere() -> None:
     ]
 
 
-def test_images_and_files() -> None:
+def test_images_and_files_are_sent_as_the_vendor_takes_them() -> None:
     media = (
         Media("image", "image/png", b"\x89P"),
         Media("image", "", uri="https://x.test/a.png"),
@@ -117,7 +134,7 @@ def test_images_and_files() -> None:
         (ToolChoice(ToolChoiceMode.NONE), False, {"type": "none"}),
     ],
 )
-def test_tool_choice(choice: ToolChoice | None, parallel: bool | None, said: dict[str, Any] | None) -> None:
+def test_a_tool_choice_is_said_in_the_vendors_words(choice: ToolChoice | None, parallel: bool | None, said: dict[str, Any] | None) -> None:
     assert encode(tools=(TIDE,), tool_choice=choice, parallel_tool_calls=parallel).get("tool_choice") == said
 
 

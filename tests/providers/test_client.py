@@ -1,4 +1,4 @@
-"""The client against a real socket: what reaches the reader, and what becomes of the connection (D1, D24-D28, D44)."""
+"""The client against a real socket: what reaches the reader, and what becomes of the connection."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ async def test_a_limit_of_connections_is_a_queue_and_shows_as_a_stage() -> None:
 
 
 async def test_connections_that_the_server_closes_while_they_rest_surface_nowhere() -> None:
-    """D24, short form: as many requests as fit around the moment at which the server hangs up."""
+    """Short form: as many requests as fit around the moment at which the server hangs up."""
     async with Upstream(stream(HELLO), idle_close=0.05) as upstream, ProviderClient(CONFIG) as client:
         model = model_for(client, upstream.url)
         rng = random.Random(7)

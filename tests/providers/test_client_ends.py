@@ -1,4 +1,4 @@
-"""The ends of an answer that nobody wants: silence, truncation, errors, no way there (D16-D19, D22)."""
+"""The ends of an answer that nobody wants: silence, truncation, errors, no way there."""
 
 from __future__ import annotations
 

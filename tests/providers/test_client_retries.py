@@ -1,4 +1,4 @@
-"""What is asked again, and what never (D5, D23)."""
+"""What is asked again, and what never."""
 
 from __future__ import annotations
 

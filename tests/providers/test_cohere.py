@@ -45,7 +45,7 @@ def test_where_it_goes_and_with_which_key() -> None:
     assert (sent.url, sent.headers["Authorization"]) == ("https://api.acme.test/v2/chat", "Bearer secret")
 
 
-def test_a_conversation() -> None:
+def test_a_conversation_is_sent_with_all_its_turns_calls_and_results() -> None:
     body = encoded(says(Role.SYSTEM, "Speak Scots."), ASKED, CALLED, *RESULTS, instructions="Be brief.")
     assert body["messages"] == [
         {"role": "system", "content": "Be brief.\n\nSpeak Scots."},
@@ -88,13 +88,13 @@ def test_every_option_has_its_field() -> None:
         (ToolChoice(ToolChoiceMode.TOOL, "now"), "REQUIRED", ["now"]),
     ],
 )
-def test_tool_choice(choice: ToolChoice, word: str | None, tools: list[str]) -> None:
+def test_a_tool_choice_is_said_in_the_vendors_words(choice: ToolChoice, word: str | None, tools: list[str]) -> None:
     body = encoded(tools=(TIDE, NOW), tool_choice=choice)
     assert body.get("tool_choice") == word
     assert [tool["function"]["name"] for tool in body["tools"]] == tools
 
 
-def test_images() -> None:
+def test_images_are_sent_as_the_vendor_takes_them() -> None:
     (message,) = encoded(says(Role.USER, "Look:", PICTURE, LINKED))["messages"]
     assert message["content"] == [
         {"type": "text", "text": "Look:"},

@@ -44,7 +44,7 @@ def test_where_it_goes(model: str, question: Message, own: dict[str, Any], addre
     assert b'"multimodal"' not in sent.body
 
 
-def test_a_conversation() -> None:
+def test_a_conversation_is_sent_with_all_its_turns_calls_and_results() -> None:
     body = encoded(ASKED, CALLED, *RESULTS, instructions="Be brief.")
     assert body["input"]["messages"] == [
         {"role": "system", "content": "Be brief."},
@@ -89,7 +89,7 @@ def test_a_schema_is_said_in_words_for_the_vendor_promises_only_json() -> None:
         (ToolChoiceMode.TOOL, NAMED),
     ],
 )
-def test_tool_choice(mode: ToolChoiceMode, said: Any) -> None:
+def test_a_tool_choice_is_said_in_the_vendors_words(mode: ToolChoiceMode, said: Any) -> None:
     choice = ToolChoice(mode, "tide" if mode is ToolChoiceMode.TOOL else "")
     assert encoded(tools=(TIDE,), tool_choice=choice)["parameters"]["tool_choice"] == said
     assert "tool_choice" not in encoded(tool_choice=choice)["parameters"]

@@ -59,7 +59,7 @@ def reason(status: int, body: Any) -> Reason:
         (204, b"", Reason.MALFORMED_STREAM),
     ],
 )
-def test_refusals(status: int, body: Any, expected: Reason) -> None:
+def test_a_refusal_has_the_reason_its_status_and_body_say(status: int, body: Any, expected: Reason) -> None:
     assert reason(status, body) is expected
 
 
@@ -114,7 +114,7 @@ def test_nothing_that_could_be_a_key_comes_through(status: int, key: str) -> Non
         ({"retry-after": "soon"}, None),
     ],
 )
-def test_when_to_come_back(headers: dict[str, str], seconds: float | None) -> None:
+def test_when_to_come_back_is_read_from_the_headers(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
 
 

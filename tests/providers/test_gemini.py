@@ -108,7 +108,7 @@ def test_every_option_has_its_field() -> None:
 @pytest.mark.parametrize(
     ("mode", "word"), [(ToolChoiceMode.AUTO, "AUTO"), (ToolChoiceMode.NONE, "NONE"), (ToolChoiceMode.REQUIRED, "ANY")]
 )
-def test_tool_choice(mode: ToolChoiceMode, word: str) -> None:
+def test_a_tool_choice_is_said_in_the_vendors_words(mode: ToolChoiceMode, word: str) -> None:
     body = encoded(tools=(TIDE,), tool_choice=ToolChoice(mode))
     assert body["toolConfig"]["functionCallingConfig"] == {"mode": word}
     assert "toolConfig" not in encoded(tool_choice=ToolChoice(mode))
@@ -121,7 +121,7 @@ def test_calls_one_at_a_time_cannot_be_promised() -> None:
     assert refusal.value.reason is Reason.CAPABILITY_MISSING
 
 
-def test_images_and_files() -> None:
+def test_images_and_files_are_sent_as_the_vendor_takes_them() -> None:
     shown = says(Role.TOOL, "a chart", PICTURE, tool_call_id="a")
     body = encoded(says(Role.USER, "Look:", PICTURE, LINKED, FILE), says(Role.ASSISTANT, tool_calls=CALLS[:1]), shown)
     assert body["contents"][0]["parts"] == [
@@ -217,7 +217,7 @@ def end(*candidates: dict[str, Any]) -> Any:
         ("SOMETHING_NEW", FinishReason.STOP),
     ],
 )
-def test_finish_reasons(reason: str | int, finish: FinishReason) -> None:
+def test_finish_reasons_are_told_in_our_words(reason: str | int, finish: FinishReason) -> None:
     assert end({"finishReason": reason}) == ModelFinished(finish, None)
 
 

@@ -33,7 +33,7 @@ def read(body: bytes, size: int = 1 << 30, limit: int = 64) -> tuple[list[bytes]
         (b"", []),
     ],
 )
-def test_lines(body: bytes, lines: list[bytes], size: int) -> None:
+def test_lines_come_whole_however_they_are_cut(body: bytes, lines: list[bytes], size: int) -> None:
     assert read(body, size) == (lines, "")
 
 

@@ -34,7 +34,7 @@ def test_where_it_goes_with_a_key_or_without() -> None:
     assert "Authorization" not in local.headers
 
 
-def test_a_conversation() -> None:
+def test_a_conversation_is_sent_with_all_its_turns_calls_and_results() -> None:
     body = encoded(ASKED, CALLED, *RESULTS, instructions="Be brief.")
     assert body["messages"] == [
         {"role": "system", "content": "Be brief."},

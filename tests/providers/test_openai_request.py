@@ -93,6 +93,12 @@ def test_a_conversation_with_parallel_calls() -> None:
     assert body["stream_options"] == {"include_usage": True}
 
 
+def test_a_name_that_a_model_made_up_goes_back_as_one_that_is_taken() -> None:
+    called = Message(Role.ASSISTANT, tool_calls=(ToolCall("a", "high tide?", "{}"),))
+    (_, turn, _) = encode(request(ASKED, called, RESULTS[0]))["messages"]
+    assert turn["tool_calls"][0]["function"]["name"] == "high_tide_"
+
+
 def test_every_option_has_its_field() -> None:
     body = encode(
         request(
@@ -128,7 +134,7 @@ def test_options_about_tools_stay_home_without_tools() -> None:
     assert not {"tools", "tool_choice", "parallel_tool_calls"} & body.keys()
 
 
-def test_images_and_files() -> None:
+def test_images_and_files_are_sent_as_the_vendor_takes_them() -> None:
     picture = Media("image", "image/png", b"\x89P")
     body = encode(request(user("Look:", picture, Media("image", "", uri="https://x.test/a.png"))))
     assert body["messages"][0]["content"] == [

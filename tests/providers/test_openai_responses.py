@@ -110,7 +110,7 @@ def test_tool_choice_by_word(mode: ToolChoiceMode) -> None:
     assert "tool_choice" not in encoded(tool_choice=ToolChoice(mode))
 
 
-def test_images_and_files() -> None:
+def test_images_and_files_are_sent_as_the_vendor_takes_them() -> None:
     linked = type(FILE)("file", "", uri="https://x.test/a.pdf")
     shown = says(Role.TOOL, "a chart", PICTURE, tool_call_id="a")
     question = says(Role.USER, "Look:", PICTURE, LINKED, FILE, linked)

@@ -62,7 +62,7 @@ def test_a_hint_above_the_cap_is_not_waited_for(hint: float) -> None:
 
 
 def test_the_aiohttp_in_use_does_not_poison_its_pool() -> None:
-    """D25: 3.14.1 re-arms the read timer of pooled connections, so later calls time out."""
+    """aiohttp 3.14.1 re-arms the read timer of pooled connections, so later calls time out."""
     assert tuple(map(int, version("aiohttp").split(".")[:3])) >= (3, 14, 5)
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     assert "aiohttp>=3.14.5" in project["project"]["dependencies"]

@@ -106,7 +106,7 @@ def test_every_option_has_its_field() -> None:
         (ToolChoiceMode.TOOL, {"type": "function", "function": {"name": "tide"}}),
     ],
 )
-def test_tool_choice(mode: ToolChoiceMode, said: Any) -> None:
+def test_a_tool_choice_is_said_in_the_vendors_words(mode: ToolChoiceMode, said: Any) -> None:
     choice = ToolChoice(mode, "tide" if mode is ToolChoiceMode.TOOL else "")
     assert encoded(tools=(TIDE,), tool_choice=choice).get("tool_choice") == said
     assert "functions" not in encoded(tools=(TIDE,), tool_choice=ToolChoice(ToolChoiceMode.NONE))

@@ -155,7 +155,7 @@ async def test_every_address_of_a_name_is_judged_each_time_it_is_looked_up() -> 
 
 
 async def test_a_name_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """D27: the next new connection goes where the name leads by then, and no connection lives beyond its age."""
+    """The next new connection goes where the name leads by then, and no connection lives beyond its age."""
     monkeypatch.setattr(aiohttp, "ThreadedResolver", lambda: Names(["127.0.0.1"], ["127.0.0.2"]))
     told = stream([b"text hello\n", b"end\n"])
     async with Upstream(told) as old, Upstream(told, host="127.0.0.2", port=old.port) as new:

@@ -41,7 +41,7 @@ def read(body: bytes, size: int = 1 << 30, limit: int = 8 * MIB) -> tuple[list[b
         (b"", []),
     ],
 )
-def test_events(body: bytes, payloads: list[bytes], size: int) -> None:
+def test_events_come_whole_however_they_are_cut(body: bytes, payloads: list[bytes], size: int) -> None:
     assert read(body, size) == (payloads, b"", "")
 
 

@@ -1,4 +1,4 @@
-"""Promise 8, in this room: another tenant's ids are answered as random ids are. And D53: no tenant, no query."""
+"""In this room: another tenant's ids are answered as random ids are. And: no tenant, no query."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace

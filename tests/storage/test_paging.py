@@ -1,3 +1,5 @@
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -178,6 +180,24 @@ async def test_what_is_no_token_is_refused_as_a_field(storage: Storage, token: s
         await storage.runs.list("acme", PageRequest(10, token), Filter())
     assert refusal.value.reason is Reason.INVALID_FIELD
     assert [violation.field for violation in refusal.value.error.violations] == ["page_token"]
+
+
+@pytest.mark.parametrize("after", [1 << 63, -1, "2026-01-01T00:00:00", "0001-01-01T00:00:00+14:00"])
+async def test_a_token_of_somebodys_own_making_is_refused_like_any_other(storage: Storage, after: str | int) -> None:
+    await storage.sessions.create("acme", Session("s0", "demo"))
+    for number in range(2):
+        run = Run(f"r{number}", "demo", "s0", create_time=NOON)
+        storage.ledger.ended("acme", run, (Message(Role.USER, (Text("Hi"),), message_id=f"m{number}"),))
+
+    async def read(token: str) -> Any:
+        if isinstance(after, str):
+            return await storage.runs.list("acme", PageRequest(1, token), Filter())
+        return await storage.sessions.messages("acme", "s0", PageRequest(1, token))
+
+    digest, _, *rest = json.loads(urlsafe_b64decode((await read("")).next_token))
+    forged = urlsafe_b64encode(json.dumps([digest, after, *rest]).encode()).decode()
+    with pytest.raises(AgentsvcError, match="page_token"):
+        await read(forged)
 
 
 async def test_equal_moments_do_not_hide_rows(storage: Storage) -> None:

@@ -157,26 +157,26 @@ def stored(values: dict[str, Any]) -> Any:
 
 @given(agents)
 @settings(deadline=None)
-def test_agents(agent: Agent) -> None:
+def test_agents_survive_storage(agent: Agent) -> None:
     row = agent_row("acme", agent, b"sealed")
     assert agent_of(stored(row), agent.llm_config.api_key) == agent
 
 
 @given(messages)
 @settings(deadline=None)
-def test_messages(message: Message) -> None:
+def test_messages_survive_storage(message: Message) -> None:
     assert message_of(stored(message_row("acme", "s", message))) == message
 
 
 @given(runs)
 @settings(deadline=None)
-def test_runs(run: Run) -> None:
+def test_runs_survive_storage(run: Run) -> None:
     assert run_of(stored(run_row("acme", run, "me"))) == run
 
 
 @given(st.builds(Session, words, words, words, labels, moments, moments))
 @settings(deadline=None)
-def test_sessions(session: Session) -> None:
+def test_sessions_survive_storage(session: Session) -> None:
     clean = {key.replace("\x00", "\ufffd"): value.replace("\x00", "\ufffd") for key, value in session.labels.items()}
     found = session_of(stored(session_row("acme", session)))
     assert found.labels == clean

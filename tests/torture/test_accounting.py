@@ -1,4 +1,4 @@
-"""Who hangs up before the vendor has told its count still pays for what was produced (D2), within 5 % of the truth."""
+"""Who hangs up before the vendor has told its count still pays for what was produced, within 5 % of the truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The deadline is a budget (promise 10): at its moment the vendor is hung up on, and nothing of the run goes on."""
+"""The deadline is a budget: at its moment the vendor is hung up on, and nothing of the run goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is raised wherever, the caller gets a status within a second and the service lives on (D34)."""
+"""Whatever is raised wherever, the caller gets a status within a second and the service lives on."""
 
 from __future__ import annotations
 

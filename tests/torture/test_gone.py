@@ -1,4 +1,4 @@
-"""Gone means gone (promise 5): whoever hangs up frees the vendor, the tools and the session at once, a thousand times."""
+"""Gone means gone: whoever hangs up frees the vendor, the tools and the session at once, a thousand times."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUEUE = v1.ON_SESSION_BUSY_QUEUE
 
 @dataclass(frozen=True)
 class Phase:
-    """What the run does, the event after which its caller hangs up, and whether the vendor is heard before that."""
+    """What the run does, and the event after which its caller hangs up."""
 
     script: Script
     reached: str

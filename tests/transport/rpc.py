@@ -47,7 +47,7 @@ class Refusal:
     trailers: dict[str, Any]
 
     def but_for(self, asked: str) -> tuple[Any, ...]:
-        """All that a caller learns, but for the id asked for and the request id (promise 8)."""
+        """All that a caller learns, but for the id asked for and the request id."""
         trailers = {key for key in self.trailers if key != "grpc-status-details-bin"}
         return self.code, self.message.replace(repr(asked), "?"), self.reason, self.fields, self.metadata, trailers
 

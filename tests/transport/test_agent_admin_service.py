@@ -192,7 +192,10 @@ async def test_the_stored_key_never_follows_to_another_place(
     assert after.llm_config.api_key_set == bool(key)
 
 
-@pytest.mark.parametrize("path", ["nonsense", "llm_config.nonsense", "labels.k", "etag", "agent_id", "create_time", ""])
+@pytest.mark.parametrize(
+    "path",
+    ["nonsense", "llm_config.nonsense", "labels.k", "etag", "agent_id", "create_time", "create_time.seconds", ""],
+)
 async def test_a_path_that_does_not_exist_or_cannot_change_is_refused(house: House, path: str) -> None:
     await create(house)
     request = v1.UpdateAgentRequest(agent=v1.Agent(agent_id="a"), update_mask=FieldMask(paths=[path]))

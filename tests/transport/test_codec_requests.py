@@ -113,6 +113,17 @@ def test_the_callers_own_history_arrives_whole() -> None:
     )
 
 
+@pytest.mark.parametrize("arguments", ["{", "[1]", '{"a": NaN}', '{"a": "\\ud800"}', '{"a":' + "[" * 5000])
+def test_arguments_in_a_history_that_no_vendor_takes_are_refused(arguments: str) -> None:
+    turn = {
+        "role": "MESSAGE_ROLE_ASSISTANT",
+        "toolCalls": [{"toolCallId": "c", "name": "t", "argumentsJson": arguments}],
+    }
+    with pytest.raises(AgentsvcError) as raised:
+        run_request(history=[turn])
+    assert [v.field for v in raised.value.error.violations] == ["history[0].tool_calls[0].arguments_json"]
+
+
 LAYERS: dict[str, Any] = {
     "fallbacks": [{"provider": "anthropic"}],
     "budget.cost": {"budget": {"cost": {"micros": "5"}}},
