@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agentsvc.domain.agents import StreamingMode, StreamingOptions
-from agentsvc.domain.errors import AgentsvcError, Reason, invalid_field
 from agentsvc.domain.events import RunFinished, RunStarted, RunState
-from agentsvc.domain.messages import Media
 from agentsvc.domain.ports import ChatModel, Filter, Ledger, Page, PageRequest, RunStore
-from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Principal, Run, RunRequest, ToolChoice, ToolChoiceMode
+from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Principal, Run, RunRequest
 from agentsvc.domain.timeline import Stage, Timeline
-from agentsvc.engine import prompt
+from agentsvc.engine import prompt, refusals
 from agentsvc.engine.admission import Admission, LimitsConfig, Place
 from agentsvc.engine.catalog import Catalog, Prepared
 from agentsvc.engine.ids import new_id
@@ -93,7 +90,7 @@ class Runs:
         claim = self._by_request[key] = asyncio.get_running_loop().create_future()
         try:
             if (run := await self._store.by_request_id(*key)) is not None:
-                raise _ended_before(run, request)
+                raise refusals.ended_before(run, request)
             live = await self._start(principal, request, timeline)
         except BaseException:
             # Refused or given up: no run exists. Whoever waited for it, or comes later, begins anew.
@@ -113,7 +110,7 @@ class Runs:
             return live.record()
         if run := await self._store.get(principal.tenant_id, run_id):
             return run
-        raise _not_found(run_id)
+        raise refusals.not_found(run_id)
 
     async def list(self, principal: Principal, page: PageRequest, where: Filter) -> Page[Run]:
         """The tenant's runs, newest first."""
@@ -129,24 +126,29 @@ class Runs:
             return live.reader(after_sequence)
         run = await self.get(principal, run_id)
         if not run.state.ended:
-            raise AgentsvcError(
-                Reason.RUN_NOT_RESUMABLE, f"Run {run_id!r} is not in this process. Follow it with GetRun."
-            )
+            raise refusals.elsewhere(run_id)
         # A run that a crash ended does not know its last sequence: its end follows whatever the reader has seen.
         sequence = run.last_sequence or min(after_sequence + 1, _LAST_SEQUENCE)
         return self._library.last_entry(sequence, _finished(run)).reader(after_sequence)
 
     async def cancel(self, principal: Principal, run_id: str) -> Run:
-        """Ends a run in order and returns its record; a run that is over is returned as it is. RUN_NOT_FOUND."""
+        """Ends a run in order and returns its record; a run that is over is returned as it is.
+
+        Raises:
+            AgentsvcError: RUN_NOT_FOUND; RUN_NOT_RESUMABLE for one that another process runs: nothing was stopped.
+        """
         if live := self.find(principal, run_id):
             live.stop(CANCELLED)
             return await live.ended()
-        return await self.get(principal, run_id)
+        run = await self.get(principal, run_id)
+        if not run.state.ended:
+            raise refusals.elsewhere(run_id)
+        return run
 
     def close_doors(self) -> None:
         """No new runs from now on, and those that wait for a place are refused. What runs goes on, and can be read."""
         self._draining = True
-        self.admission.close(_going_away)
+        self.admission.close(refusals.going_away)
 
     async def all_ended(self) -> None:
         """Returns when every run is over. For after ``close_doors``: until then there may always be another one."""
@@ -162,7 +164,7 @@ class Runs:
 
     async def _start(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Live:
         if self._draining:
-            raise _going_away()
+            raise refusals.going_away()
         place = self.admission.take_run(principal) or await self.admission.wait_for_run(principal)
         timeline.reached(Stage.ADMISSION)
         try:
@@ -179,12 +181,12 @@ class Runs:
             tenant, request.agent_id
         )
         model, model_name = self._catalog.choose(prepared, request.options)
-        _check_capabilities(model, prepared, request)
+        refusals.check_capabilities(model, prepared, request)
         timeline.reached(Stage.AGENT)
         run_id = new_id("run")
         conversation = await self._conversation(tenant, request)
         if self._draining:  # since the last await: whoever counts the runs that are left has not seen this one
-            raise _going_away()
+            raise refusals.going_away()
         self._seat(tenant, conversation, request, run_id)
         timeline.reached(Stage.SESSION)
         try:
@@ -333,42 +335,10 @@ class Runs:
         self._library.drop(live.journal)
 
 
-def _going_away() -> AgentsvcError:
-    """DRAINING. When to come back is spread: it is another replica that all of them go to."""
-    return AgentsvcError(
-        Reason.DRAINING,
-        "The service is shutting down. Call again: another replica answers.",
-        retry_after=random.uniform(0.25, 1),  # noqa: S311 - spread, not secrecy
-    )
-
-
 def _same(live: Live, request: RunRequest) -> Live:
     if live.request.fingerprint != request.fingerprint:
-        raise _reused(request.request_id)
+        raise refusals.reused(request.request_id)
     return live
-
-
-def _reused(request_id: str) -> AgentsvcError:
-    return AgentsvcError(
-        Reason.REQUEST_ID_REUSED,
-        f"request_id {request_id!r} was used before with another request. Use a new id for a new request.",
-    )
-
-
-def _ended_before(run: Run, request: RunRequest) -> AgentsvcError:
-    """The run of an earlier ``request_id`` that only the store still knows."""
-    if run.fingerprint != request.fingerprint:
-        return _reused(request.request_id)
-    return AgentsvcError(
-        Reason.RUN_NOT_RESUMABLE,
-        f"request_id {request.request_id!r} started run {run.run_id!r}, which is no longer streamed. "
-        "Read its text with GetRun.",
-        metadata={"run_id": run.run_id},
-    )
-
-
-def _not_found(run_id: str) -> AgentsvcError:
-    return AgentsvcError(Reason.RUN_NOT_FOUND, f"There is no run {run_id!r}.")
 
 
 def _finished(run: Run) -> RunFinished:
@@ -376,34 +346,3 @@ def _finished(run: Run) -> RunFinished:
     return RunFinished(
         run.state, run.error, run.partial_text, run.budget_kind, run.usage, run.cost, True, run.framework_overhead_us
     )
-
-
-def _check_capabilities(model: ChatModel, prepared: Prepared, request: RunRequest) -> None:
-    """What the vendor cannot carry, and a tool that nobody has, is refused before any call."""
-    _check_tool_choice(prepared, request.options.tool_choice)
-    can = model.capabilities
-    told = (request.parts, *(message.parts for message in request.history or ()))
-    kinds = {part.kind for parts in told for part in parts if isinstance(part, Media)}
-    for needed, has, field in (
-        (bool(prepared.tools.tools), can.tools, "agent.tools"),
-        ("image" in kinds, can.images, "parts.image"),
-        ("file" in kinds, can.files, "parts.file"),
-        (request.options.response_schema is not None, can.response_schema, "options.response_schema"),
-    ):
-        if needed and not has:
-            raise AgentsvcError(
-                Reason.CAPABILITY_MISSING,
-                f"{field}: provider {model.provider!r} does not support it. Choose another provider or leave it out.",
-                provider=model.provider,
-            )
-
-
-def _check_tool_choice(prepared: Prepared, choice: ToolChoice | None) -> None:
-    """A call is forced of a tool that the model is told of, or of none."""
-    if choice is None:
-        return
-    known = ", ".join(prepared.tools.tools) or "none"
-    if choice.mode is ToolChoiceMode.TOOL and choice.name not in prepared.tools.tools:
-        raise invalid_field("options.tool_choice.name", f"the agent has no tool {choice.name!r}; its tools: {known}")
-    if choice.mode is ToolChoiceMode.REQUIRED and not prepared.tools.tools:
-        raise invalid_field("options.tool_choice.mode", "REQUIRED needs a tool, and the agent has none")

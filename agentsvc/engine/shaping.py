@@ -12,6 +12,8 @@ from agentsvc.domain.events import Event, TextDelta
 from agentsvc.domain.timeline import Timeline
 from agentsvc.engine.budget import BudgetExceeded
 
+_PIECE = 65_536  # characters of a buffered answer without a size: far below what a client receives by default
+
 
 def shaped(
     events: AsyncGenerator[Event, None], options: StreamingOptions, timeline: Timeline
@@ -25,9 +27,9 @@ def shaped(
 async def _reshape(
     events: AsyncGenerator[Event, None], options: StreamingOptions, timeline: Timeline
 ) -> AsyncGenerator[Event, None]:
-    size, delay = options.text_buffer_size or 0, options.text_delta_delay or 0.0
     # Buffered mode asked the provider for the whole answer: what comes here is complete and only cut.
     exact = options.mode is StreamingMode.BUFFERED
+    size, delay = options.text_buffer_size or (_PIECE if exact else 0), options.text_delta_delay or 0.0
     held, first = "", True
     async with aclosing(_with_end(events)) as source:
         async for event in source:

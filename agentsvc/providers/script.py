@@ -57,7 +57,7 @@ class Flood(_Step, frozen=True, tag="flood"):
 
     tokens: int
     text: str = " token"
-    batch: Annotated[int, msgspec.Meta(ge=1)] = 16
+    batch: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 16
     delay: float = 0.0
 
 

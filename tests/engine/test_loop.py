@@ -129,6 +129,16 @@ async def test_buffered_mode_cuts_the_whole_answer_into_even_pieces() -> None:
     assert {len(piece) for piece in pieces[:-1]} == {10}
 
 
+async def test_buffered_mode_sends_nothing_that_a_client_could_not_receive() -> None:
+    text = "é" * 3_000_000
+    talk = Talk([(TextDelta(text), done())], streaming=StreamingOptions(StreamingMode.BUFFERED))
+
+    deltas = [event.text for event in await talk.run() if isinstance(event, TextDelta)]
+
+    assert "".join(deltas) == text
+    assert max(len(delta.encode()) for delta in deltas) <= 1 << 20
+
+
 async def test_a_text_buffer_holds_until_it_is_full_and_loses_nothing() -> None:
     options = StreamingOptions(text_buffer_size=4)
 

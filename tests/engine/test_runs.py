@@ -29,7 +29,7 @@ from agentsvc.domain.events import (
 )
 from agentsvc.domain.messages import Media, Message, Role, Text
 from agentsvc.domain.ports import Capabilities, Filter, PageRequest
-from agentsvc.domain.runs import RunOptions, RunRequest, ToolChoice, ToolChoiceMode
+from agentsvc.domain.runs import Run, RunOptions, RunRequest, ToolChoice, ToolChoiceMode
 from agentsvc.domain.timeline import Timeline
 from agentsvc.engine.tools import tool
 from tests.engine.fakes import (
@@ -358,3 +358,10 @@ async def test_ended_runs_keep_their_journal_and_nothing_else_of_size() -> None:
     assert live._plan is None
     assert live._transcript.messages == []
     assert isinstance(decode(live.reader(10**9).take()[0])[-1], RunFinished)
+
+
+async def test_a_run_of_another_process_is_neither_streamed_nor_stopped_and_says_so() -> None:
+    house = House()
+    house.rows.runs[ALICE.tenant_id, "run_far"] = Run("run_far", "demo", state=RunState.RUNNING)
+    assert (await refusal(house.runs.cancel(ALICE, "run_far"))).reason is Reason.RUN_NOT_RESUMABLE
+    assert (await refusal(house.runs.subscribe(ALICE, "run_far", 0))).reason is Reason.RUN_NOT_RESUMABLE
