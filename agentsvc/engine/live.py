@@ -41,6 +41,15 @@ from agentsvc.engine.transcript import Transcript
 
 _log = logging.getLogger(__name__)
 _DEADLINE_SLACK = 0.05  # seconds
+_UNASKABLE = frozenset(
+    {
+        Reason.CAPABILITY_MISSING,
+        Reason.CONTENT_FILTER,
+        Reason.CONTEXT_LENGTH,
+        Reason.INVALID_FIELD,
+        Reason.PROVIDER_INVALID_REQUEST,
+    }
+)
 _COMMIT_WAIT = 1.0  # seconds run_finished waits for the commit before it says persisted = false
 
 
@@ -305,6 +314,9 @@ class Live:
         """The turn as the session keeps it: the question and all that was said to it."""
         if self._plan is None:
             return ()  # it never had its turn: nothing was asked
+        error = self._run.error
+        if error is not None and error.reason in _UNASKABLE and not self._transcript.messages:
+            return ()  # the vendor will not have this question: with it in the history no later turn would pass
         said = (*prompt.question(self.request), *self._transcript.messages)
         now = datetime.now(UTC)
         return tuple(

@@ -116,8 +116,9 @@ async def _answer(
                             meter.spend(characters)
                         case ModelFinished():
                             answer.finished(event)
-                        case ModelFailed(error, usage):
-                            answer.usage, failure = usage, error.reason
+                        case ModelFailed(error):
+                            answer.failed(event)
+                            failure = error.reason
                             raise ProviderError.of(error)
                         case Annotation():
                             if plan.streaming.emit_metadata:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from agentsvc.domain.errors import ProviderError, Reason
 from agentsvc.domain.events import (
+    ModelFailed,
     ModelFinished,
     ReasoningDelta,
     TextDelta,
@@ -32,7 +33,18 @@ from agentsvc.engine.ids import new_id
 class Answer:
     """One answer of the model while it arrives: text, reasoning, calls with growing arguments."""
 
-    __slots__ = ("_renamed", "arguments", "finish_reason", "names", "pieces", "reasoning", "state", "text", "usage")
+    __slots__ = (
+        "_renamed",
+        "arguments",
+        "finish_reason",
+        "names",
+        "pieces",
+        "reasoning",
+        "refused",
+        "state",
+        "text",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self.text: list[str] = []
@@ -40,6 +52,7 @@ class Answer:
         self.names: dict[str, str] = {}
         self.arguments: dict[str, list[str]] = {}
         self.pieces = 0  # chunks of the vendor's that brought something
+        self.refused = False
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.state: ProviderState | None = None
@@ -63,6 +76,11 @@ class Answer:
             event = ToolCallArgumentsDelta(fresh, event.fragment)
         self.arguments[event.tool_call_id].append(event.fragment)
         return event
+
+    def failed(self, event: ModelFailed) -> None:
+        """The vendor's end of this answer. ``refused``: it did nothing for the question, and charges nothing."""
+        self.usage = event.usage
+        self.refused = event.error.reason in _REFUSALS and not self.output and not event.usage
 
     def finished(self, event: ModelFinished) -> None:
         """The model's own end of this answer."""
@@ -186,7 +204,8 @@ class Transcript:
         call is answered as cancelled, so that the history holds no dangling call and the next turn works.
         """
         if self._request is not None:
-            self.usage += self._count(self.answer)
+            if not self.answer.refused:
+                self.usage += self._count(self.answer)
             self._request = None
             self.text = self.answer.said
             if self.text:
@@ -207,6 +226,26 @@ class Transcript:
             output_tokens=told.output_tokens or guess.output_tokens,
             estimated=True,
         )
+
+
+# What a vendor answers before it has worked for the question.
+_REFUSALS = frozenset(
+    {
+        Reason.CAPABILITY_MISSING,
+        Reason.INVALID_FIELD,
+        Reason.PROVIDER_AUTH,
+        Reason.PROVIDER_PERMISSION,
+        Reason.PROVIDER_NOT_FOUND,
+        Reason.PROVIDER_INVALID_REQUEST,
+        Reason.PROVIDER_QUOTA,
+        Reason.PROVIDER_RATE_LIMIT,
+        Reason.PROVIDER_OVERLOADED,
+        Reason.PROVIDER_SERVER_ERROR,
+        Reason.PROVIDER_UNREACHABLE,
+        Reason.CONTEXT_LENGTH,
+        Reason.CONTENT_FILTER,
+    }
+)
 
 
 def _cancelled(call: ToolCall) -> Message:

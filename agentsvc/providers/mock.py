@@ -31,6 +31,10 @@ _WORDS = re.compile(r"\S+\s*|\s+")
 _MODELS = ("mock-demo", "mock-echo")
 
 
+_TEXTS = frozenset({"content", "reasoning_content"})
+_MOST_IN_ONE_BODY = 4 << 20  # characters
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """The status line and headers, names in lower case."""
@@ -124,16 +128,19 @@ class _Stage:
         yield Data(0.0, end + b"data: [DONE]\n\n")
 
     def whole(self, script: Script) -> Iterator[Wire]:
-        """As one JSON body, after all the delays."""
+        """As one JSON body, after all the delays. A script without measure is cut off, as a vendor's output limit does."""
         yield Head(200, {"content-type": "application/json"})
-        waited = 0.0
-        message: dict[str, Any] = {"role": "assistant", "content": ""}
+        waited, size = 0.0, 0
+        message: dict[str, Any] = {"role": "assistant", "content": []}
         for move in self._play(script):
             match move:
                 case (delay, delta, times):
                     waited += delay
-                    for _ in range(times):
-                        _merge(message, delta)
+                    _merge(message, delta, times)
+                    size += times * len(delta.get("content") or delta.get("reasoning_content") or "")
+                    if size > _MOST_IN_ONE_BODY:
+                        self._finish = msgspec.structs.replace(self._finish, reason="length")
+                        break
                 case steps.Raw(_, delay):
                     waited += delay
                 case steps.ErrorFrame():
@@ -143,6 +150,7 @@ class _Stage:
                     yield Data(waited, b'{"choices":[')
                     yield from _breaks(move)
                     return
+        message |= {name: "".join(value) for name, value in message.items() if name in _TEXTS}
         choice = {"index": 0, "message": message, "finish_reason": self._finish_reason()}
         usage = self._usage() if self._finish.usage else None
         yield Data(waited, b'%b,"choices":[%b],"usage":%b}' % (self._head, _encode(choice), _encode(usage)))
@@ -272,10 +280,11 @@ def _cut(text: str, size: int) -> list[str]:
     return [text[at : at + size] for at in range(0, len(text), size)] if size > 0 else _WORDS.findall(text)
 
 
-def _merge(message: dict[str, Any], delta: dict[str, Any]) -> None:
+def _merge(message: dict[str, Any], delta: dict[str, Any], times: int) -> None:
+    """Adds a delta to a whole message, whose texts are lists of pieces until its end."""
     for name, value in delta.items():
-        if name in {"content", "reasoning_content"}:
-            message[name] = message.get(name, "") + value
+        if name in _TEXTS:
+            message.setdefault(name, []).append(value * times)
         for piece in value if name == "tool_calls" else ():
             calls = message.setdefault("tool_calls", [])
             if piece["index"] == len(calls):

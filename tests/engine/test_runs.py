@@ -14,11 +14,12 @@ from agentsvc.domain.agents import (
     StreamingMode,
     StreamingOptions,
 )
-from agentsvc.domain.errors import AgentsvcError, Reason
+from agentsvc.domain.errors import AgentsvcError, Error, Reason
 from agentsvc.domain.events import (
     BudgetKind,
     Event,
     GenerationCompleted,
+    ModelFailed,
     RunFinished,
     RunStarted,
     RunState,
@@ -365,3 +366,25 @@ async def test_a_run_of_another_process_is_neither_streamed_nor_stopped_and_says
     house.rows.runs[ALICE.tenant_id, "run_far"] = Run("run_far", "demo", state=RunState.RUNNING)
     assert (await refusal(house.runs.cancel(ALICE, "run_far"))).reason is Reason.RUN_NOT_RESUMABLE
     assert (await refusal(house.runs.subscribe(ALICE, "run_far", 0))).reason is Reason.RUN_NOT_RESUMABLE
+
+
+@pytest.mark.parametrize("reason", [Reason.PROVIDER_INVALID_REQUEST, Reason.CONTEXT_LENGTH, Reason.CONTENT_FILTER])
+async def test_a_question_that_the_vendor_refuses_costs_nothing_and_does_not_spoil_the_session(reason: Reason) -> None:
+    house = House([ModelFailed(Error(reason, "no"))], says("Hello"))
+    refused = await house.start("too long", store=True)
+    await read(refused)
+    run = await refused.ended()
+    assert (run.state, run.usage.total_tokens) == (RunState.FAILED, 0)
+    assert house.history(run.session_id) == []
+    await read(await house.start("short", session_id=run.session_id))
+    assert [message.text for message in house.model.requests[-1].messages] == ["short"]
+
+
+async def test_an_answer_that_breaks_off_is_charged_and_its_question_kept() -> None:
+    house = House([TextDelta("Hel"), ModelFailed(Error(Reason.STREAM_TRUNCATED, "cut"))])
+    live = await house.start("Hi")
+    await read(live)
+    run = await live.ended()
+    assert run.usage.estimated
+    assert run.usage.input_tokens
+    assert [message.text for message in house.history(run.session_id)] == ["Hi", "Hel"]
