@@ -134,7 +134,9 @@ def test_images_and_files_are_sent_as_the_vendor_takes_them() -> None:
         (ToolChoice(ToolChoiceMode.NONE), False, {"type": "none"}),
     ],
 )
-def test_a_tool_choice_is_said_in_the_vendors_words(choice: ToolChoice | None, parallel: bool | None, said: dict[str, Any] | None) -> None:
+def test_a_tool_choice_is_said_in_the_vendors_words(
+    choice: ToolChoice | None, parallel: bool | None, said: dict[str, Any] | None
+) -> None:
     assert encode(tools=(TIDE,), tool_choice=choice, parallel_tool_calls=parallel).get("tool_choice") == said
 
 
