@@ -204,8 +204,8 @@ class Transcript:
         call is answered as cancelled, so that the history holds no dangling call and the next turn works.
         """
         if self._request is not None:
-            if not self.answer.refused:
-                self.usage += self._count(self.answer)
+            # A refusal costs nothing; that is our word and not the vendor's.
+            self.usage += Usage(estimated=True) if self.answer.refused else self._count(self.answer)
             self._request = None
             self.text = self.answer.said
             if self.text:

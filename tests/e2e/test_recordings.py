@@ -96,11 +96,12 @@ async def test_a_caller_gets_what_the_recording_says(house: House, recording: Re
     if expect["error"]:
         assert_failed(answer, expect["error"]["kind"], provider_of(recording))
         assert answer.finished.partial_text == text
-        assert_usage(answer.finished.usage, expect["usage"])
+        said_nothing = not (text or expect["reasoning"] or expect["tool_calls"])
+        assert_usage(answer.finished.usage, expect["usage"], refused=said_nothing)
     else:
         step = answer.all("step_completed")[0]
         assert v1.FinishReason.Name(step.finish_reason) == f"FINISH_REASON_{expect['finish_norm'].upper()}"
-        assert_usage(step.usage, expect["usage"])
+        assert_usage(step.usage, expect["usage"], refused=False)
         assert answer.status is grpc.StatusCode.OK
 
 
@@ -131,11 +132,11 @@ def assert_failed(answer: Any, kind: str, provider: str) -> None:
     assert answer.status.value[0] == reason.code
 
 
-def assert_usage(usage: v1.Usage, expected: dict[str, int] | None) -> None:
-    """The vendor's numbers; our own estimate, marked as one, where it named none."""
+def assert_usage(usage: v1.Usage, expected: dict[str, int] | None, *, refused: bool) -> None:
+    """The vendor's numbers; our own estimate, marked as one, where it named none: nothing for a refusal."""
     if expected is None:
         assert usage.estimated
-        assert usage.input_tokens > 0
+        assert (usage.input_tokens > 0) is not refused
     else:
         assert {name: getattr(usage, COUNTS[name]) for name in expected} == expected
 
