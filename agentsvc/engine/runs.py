@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from agentsvc.domain.agents import StreamingMode, StreamingOptions
 from agentsvc.domain.events import RunFinished, RunStarted, RunState
@@ -246,29 +247,9 @@ class Runs:
     ) -> Live:
         """No await between here and the first event: a run that was refused leaves nothing behind."""
         agent, options = prepared.agent, request.options
-        streaming = options.streaming.over(agent.streaming).over(_DEFAULT_STREAMING)
         session_id = conversation.session.session_id if request.store or request.session_id else ""
-
-        def plan(live: Live) -> Plan:
-            history = (
-                prompt.recent(conversation.messages, options.memory.over(agent.memory))
-                if request.history is None
-                else request.history
-            )
-            mode = streaming.mode or StreamingMode.STREAM
-            return Plan(
-                model=model,
-                request=prompt.assemble(agent, request, model_name, prepared.tools, mode, history),
-                tools=prepared.tools,
-                streaming=streaming,
-                max_steps=options.max_steps or self._config.max_steps,
-                budget=budget,
-                run_id=live.run_id,
-                user_id=request.user_id,
-                metadata=request.metadata,
-            )
-
-        budget = options.budget.over(agent.budget)
+        most = self._config.max_run_time
+        wall_clock = min(options.budget.wall_clock or agent.budget.wall_clock or most, most)
         run = Run(
             run_id,
             request.agent_id,
@@ -287,7 +268,7 @@ class Runs:
             request.agent_id,
             model.provider,
             model_name,
-            streaming.mode or StreamingMode.STREAM,
+            options.streaming.mode or agent.streaming.mode or StreamingMode.STREAM,
             resumable=options.on_disconnect is not OnDisconnect.CANCEL,
         )
         live = Live(
@@ -299,15 +280,45 @@ class Runs:
             timeline,
             conversation,
             self._ledger,
-            plan,
+            partial(self._plan, request, prepared, model, model_name, conversation),
         )
         new_session = conversation.session if conversation.fresh and request.store else None
         conversation.fresh = False
         self._live[tenant, run_id] = live
         live.on_ended = self._retire
         live.lag_since = self.lag_since
-        live.begin(min(budget.wall_clock or self._config.max_run_time, self._config.max_run_time), new_session)
+        live.begin(wall_clock, new_session)
         return live
+
+    def _plan(
+        self,
+        request: RunRequest,
+        prepared: Prepared,
+        model: ChatModel,
+        model_name: str,
+        conversation: Conversation,
+        live: Live,
+    ) -> Plan:
+        """What a run does, decided when it has its session's turn: only then is the history whole."""
+        agent, options = prepared.agent, request.options
+        history = (
+            prompt.recent(conversation.messages, options.memory.over(agent.memory))
+            if request.history is None
+            else request.history
+        )
+        streaming = options.streaming.over(agent.streaming).over(_DEFAULT_STREAMING)
+        mode = streaming.mode or StreamingMode.STREAM
+        return Plan(
+            model=model,
+            request=prompt.assemble(agent, request, model_name, prepared.tools, mode, history),
+            tools=prepared.tools,
+            streaming=streaming,
+            max_steps=options.max_steps or self._config.max_steps,
+            budget=options.budget.over(agent.budget),
+            run_id=live.run_id,
+            user_id=request.user_id,
+            metadata=request.metadata,
+        )
 
     def _leave(self, place: Place, live: Live) -> None:
         """The run has given its answer: the place is free, whatever still happens to its rows and its readers."""
