@@ -103,11 +103,13 @@ class Station:
         return (stub or self.agents).SubscribeRun(request, metadata=self.metadata, timeout=timeout)
 
     async def ended(self, run_id: str) -> v1.Run:
-        """GetRun, once the run has ended."""
-        await collect(self.subscribe(run_id))
-        response = await self.agents.GetRun(v1.GetRunRequest(run_id=run_id), metadata=self.metadata)
-        found: v1.Run = response.run
-        return found
+        """GetRun, once the run has ended. Asked again and again: a subscriber would be a reader, and keep it alive."""
+        while True:
+            response = await self.agents.GetRun(v1.GetRunRequest(run_id=run_id), metadata=self.metadata)
+            found: v1.Run = response.run
+            if found.state > v1.RUN_STATE_WAITING_INPUT:
+                return found
+            await asyncio.sleep(0.01)
 
     async def inside(self) -> Inside:
         """What the process holds, this question included."""
