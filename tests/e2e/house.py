@@ -200,9 +200,11 @@ class House:
 
     async def ended(self, run_id: str) -> v1.Run:
         """GetRun, once the run has ended. Asked again and again: a subscriber would be a reader, and keep it alive."""
-        while (run := await self.run(run_id)).state <= v1.RUN_STATE_WAITING_INPUT:
+        while True:
+            run = await self.run(run_id)
+            if run.state > v1.RUN_STATE_WAITING_INPUT:
+                return run
             await asyncio.sleep(0.01)
-        return run
 
     async def messages(self, session_id: str) -> Sequence[v1.Message]:
         """ListMessages."""
