@@ -181,8 +181,6 @@ def test_help_answers_without_loading_the_service(tmp_path: Path):
     assert (run.returncode, run.stdout) == (0, "set()\n")
 
 
-# A database that cannot be opened: aiosqlite's thread may tell the failure to a loop that has been closed meanwhile.
-@pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(
     ("arguments", "variables", "told"),
     [

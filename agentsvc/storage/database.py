@@ -6,6 +6,7 @@ No connection outlives a call into this module, so a stream never holds one (and
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
-from agentsvc.storage.failures import translated
+from agentsvc.storage.failures import translated, unavailable
 
 T = TypeVar("T")
 AnyRow = Row[*tuple[Any, ...]]
@@ -85,6 +86,19 @@ class Database:
         autocommit = {"isolation_level": "AUTOCOMMIT"} if self.dialect == "postgresql" else {"reads": True}
         self._reader = self._engine.execution_options(**autocommit)
         self._worker = _Worker(self.url, config) if self.dialect == "sqlite" else None
+
+    async def reach(self) -> None:
+        """Whether SQLite's file can be opened at all, found out before aiosqlite tries: when it fails to connect, its
+        thread still reports to an event loop that may be closed by then.
+
+        Raises:
+            AgentsvcError: STORAGE_UNAVAILABLE.
+        """
+        if self._worker:
+            try:
+                await asyncio.to_thread(lambda: sqlite3.connect(self.url.database or "").close())
+            except sqlite3.Error as error:
+                raise unavailable() from error
 
     async def rows(self, statement: Executable) -> Sequence[AnyRow]:
         """What a single read returns.

@@ -51,6 +51,7 @@ class Storage:
         async with contextlib.AsyncExitStack() as undo:
             database = Database(config)
             undo.push_async_callback(database.close)
+            await database.reach()
             await (schema.upgrade if database.dialect == "sqlite" else schema.check)(database)
             presence = Presence(database.url.database or "", config.timeout) if database.dialect == "sqlite" else None
             if presence:
