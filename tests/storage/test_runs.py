@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select, update
 
 from agentsvc.domain.errors import Reason
 from agentsvc.domain.events import RunState
@@ -11,6 +12,7 @@ from agentsvc.domain.ports import Filter, PageRequest
 from agentsvc.domain.runs import Run
 from agentsvc.storage import Storage
 from agentsvc.storage.leases import Presence
+from agentsvc.storage.tables import leases
 from tests.storage.databases import Opening
 
 ENDED = Run(
@@ -60,8 +62,18 @@ async def test_a_parked_run_is_written_as_it_is_now(storage: Storage) -> None:
     assert waiting.run_id == "r1"
 
 
+async def _falls_silent(storage: Storage) -> None:
+    """Renews its lease no more, and the lease has run out: what others see of a process that died or was cut off."""
+    await storage._renewal.close()
+    long_ago = datetime(2026, 1, 1, tzinfo=UTC)
+    async with storage._database.transaction() as connection:
+        await connection.execute(
+            update(leases).where(leases.c.owner == storage._leases.owner).values(expire_time=long_ago)
+        )
+
+
 async def test_runs_of_a_dead_process_are_interrupted_and_its_living_neighbours_are_not(opened: Opening) -> None:
-    async with opened() as ours, opened() as neighbour, opened(lease=0.0) as dead:
+    async with opened() as ours, opened() as neighbour, opened() as dead:
         ours.ledger.started("acme", Run("ours", "demo"), None)
         neighbour.ledger.started("acme", Run("theirs", "demo"), None)
         dead.ledger.started("acme", Run("orphan", "demo"), None)
@@ -69,6 +81,7 @@ async def test_runs_of_a_dead_process_are_interrupted_and_its_living_neighbours_
         await dead.ledger.ended("acme", Run("ended", "demo", state=RunState.COMPLETED), ())
         for storage in (ours, neighbour):
             await storage.ledger.barrier()
+        await _falls_silent(dead)
 
         assert await ours.runs.interrupt_orphans() == 2
         assert await ours.runs.interrupt_orphans() == 0
@@ -90,27 +103,27 @@ async def test_runs_of_a_dead_process_are_interrupted_and_its_living_neighbours_
 
 async def test_the_truth_replaces_an_interruption(opened: Opening) -> None:
     """A process that was only cut off, and not dead, ends its run after all."""
-    async with opened() as ours, opened(lease=0.0) as cut_off:
+    async with opened() as ours, opened() as cut_off:
         cut_off.ledger.started("acme", Run("r1", "demo"), None)
         await cut_off.ledger.barrier()
+        await _falls_silent(cut_off)
         assert await ours.runs.interrupt_orphans() == 1
         await cut_off.ledger.ended("acme", ENDED, ())
         assert await ours.runs.get("acme", "r1") == ENDED
 
 
 async def test_a_neighbour_that_dies_later_is_found_as_well(opened: Opening) -> None:
-    async with opened(lease=0.0) as dead:
+    async with opened() as dead, opened() as alive:
         dead.ledger.started("acme", Run("orphan", "demo"), None)
         await dead.ledger.barrier()
-        async with opened() as alive:
-            # A lease of no length is over with the next tick of the clock, which its owner may just have moved: the
-            # test's own time-out is the limit.
-            state = RunState.RUNNING
-            while state is RunState.RUNNING:
-                await alive.runs.interrupt_expired()
-                [orphan] = (await alive.runs.list("acme", PageRequest(), Filter())).items
-                state = orphan.state
-            assert state is RunState.INTERRUPTED
+        await alive.runs.interrupt_expired()
+        [living] = (await alive.runs.list("acme", PageRequest(), Filter())).items
+        assert living.state is RunState.RUNNING
+
+        await _falls_silent(dead)
+        await alive.runs.interrupt_expired()
+        [orphan] = (await alive.runs.list("acme", PageRequest(), Filter())).items
+        assert orphan.state is RunState.INTERRUPTED
 
 
 KILLED = """
@@ -152,10 +165,6 @@ async def test_presence_tells_who_else_is_there(tmp_path: Path) -> None:
 
 
 async def test_the_lease_is_renewed_while_the_process_lives(opened: Opening) -> None:
-    from sqlalchemy import select
-
-    from agentsvc.storage.tables import leases
-
     async with opened(lease=0.15) as storage:
 
         async def expiry() -> datetime:
