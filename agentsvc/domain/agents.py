@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
+from agentsvc.domain.quick import quick
+
 
 class StreamingMode(StrEnum):
     """STREAM: every delta at once. BUFFERED: the whole answer first, then cut into chunks."""
@@ -42,6 +44,7 @@ class _Overlay:
         )
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StreamingOptions(_Overlay):
     """``text_buffer_size`` in characters (0 = off), ``text_delta_delay`` in seconds between text deltas."""
@@ -54,6 +57,7 @@ class StreamingOptions(_Overlay):
     emit_timings: bool | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class MemoryOptions(_Overlay):
     """``last_messages``: how much history goes into the prompt; ``max_wait`` in seconds."""
@@ -64,6 +68,7 @@ class MemoryOptions(_Overlay):
     off: bool | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Budget(_Overlay):
     """Hard limits of one run: ``tokens`` (input and output), ``cost_micros`` (USD), ``wall_clock`` in seconds, ``tool_calls``."""
@@ -74,6 +79,7 @@ class Budget(_Overlay):
     tool_calls: int | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class GenerationOptions(_Overlay):
     """Sampling parameters, in the words of the contract."""
@@ -85,6 +91,7 @@ class GenerationOptions(_Overlay):
     provider_options: Mapping[str, Any] | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ModelRef:
     """A provider and one of its models, as in ``fallbacks``."""
@@ -93,6 +100,7 @@ class ModelRef:
     model: str = ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class LLMConfig:
     """Which model answers. ``api_key`` is the agent's own and clear text only in memory; with it comes its own ``base_url``."""
@@ -104,6 +112,7 @@ class LLMConfig:
     parameters: GenerationOptions = GenerationOptions()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Agent:
     """A configured agent of one tenant. ``etag`` changes with every update."""
@@ -124,6 +133,7 @@ class Agent:
     update_time: datetime | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Session:
     """A conversation of one agent with one user inside one tenant."""

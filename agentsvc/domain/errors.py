@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Self
 
+from agentsvc.domain.quick import quick
+
 
 class Code(IntEnum):
     """google.rpc.Code, the numbers of gRPC's canonical statuses."""
@@ -172,6 +174,7 @@ _TABLE: Mapping[Reason, tuple[Code, bool]] = {
 }
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One field of a request that breaks a rule: google.rpc.BadRequest.FieldViolation."""
@@ -180,6 +183,7 @@ class Violation:
     description: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Error:
     """An error as a value: what ``run_finished`` carries, GetRun returns and the store keeps.

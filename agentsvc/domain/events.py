@@ -20,6 +20,7 @@ from enum import StrEnum
 from agentsvc.domain.agents import StreamingMode
 from agentsvc.domain.errors import Error
 from agentsvc.domain.messages import Cost, FinishReason, Part, ProviderState, Usage
+from agentsvc.domain.quick import quick
 from agentsvc.domain.timeline import StageTiming
 
 
@@ -79,6 +80,7 @@ class MemoryOutcome(StrEnum):
     FAILED = "failed"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RunStarted:
     """First event; leaves when the provider's request is on its way, never waits for the model."""
@@ -92,6 +94,7 @@ class RunStarted:
     resumable: bool
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class MemoryRetrieved:
     """What recall brought before the prompt had to leave."""
@@ -101,6 +104,7 @@ class MemoryRetrieved:
     duration_us: int
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class TextDelta:
     """A piece of the answer; never splits a code point.
@@ -113,6 +117,7 @@ class TextDelta:
     pieces: int = field(default=1, compare=False, repr=False)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
     """A piece of the model's reasoning, where the vendor shows it."""
@@ -121,6 +126,7 @@ class ReasoningDelta:
     pieces: int = field(default=1, compare=False, repr=False)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolCallStarted:
     """The model began a tool call; its arguments follow as deltas."""
@@ -129,6 +135,7 @@ class ToolCallStarted:
     name: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolCallArgumentsDelta:
     """A piece of the arguments' JSON text; pieces concatenate, they do not parse alone."""
@@ -138,6 +145,7 @@ class ToolCallArgumentsDelta:
     pieces: int = field(default=1, compare=False, repr=False)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolCallRequested:
     """The call is complete and its arguments are valid JSON."""
@@ -149,6 +157,7 @@ class ToolCallRequested:
     approval_required: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolProgress:
     """A running tool tells how far it is; not part of the model's context. ``fraction`` in 0..1, None if unknown."""
@@ -158,6 +167,7 @@ class ToolProgress:
     fraction: float | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolResult:
     """A tool call ended; ``content`` is what the model is told."""
@@ -168,6 +178,7 @@ class ToolResult:
     duration_us: int
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class InputRequired:
     """The run parks until SubmitToolResults answers these calls."""
@@ -175,6 +186,7 @@ class InputRequired:
     tool_call_ids: tuple[str, ...]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Where the time to the first delta went (with ``emit_timings``)."""
@@ -182,6 +194,7 @@ class Timings:
     stages: tuple[StageTiming, ...]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AttemptChanged:
     """Failover: forget every event after ``discard_after_sequence`` of the attempt that failed. ``from_``/``to`` are provider/model."""
@@ -192,6 +205,7 @@ class AttemptChanged:
     discard_after_sequence: int
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ResumabilityChanged:
     """Resume became possible or impossible."""
@@ -199,6 +213,7 @@ class ResumabilityChanged:
     resumable: bool
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StepCompleted:
     """One call of the model, its tools included, is over."""
@@ -208,6 +223,7 @@ class StepCompleted:
     usage: Usage
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """Something worth knowing beside the answer (with ``emit_metadata``): a citation, a server tool, the vendor's model name."""
@@ -216,6 +232,7 @@ class Annotation:
     value: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class GenerationCompleted:
     """The answer is final, the session is free. ``text`` is the last step's."""
@@ -227,6 +244,7 @@ class GenerationCompleted:
     timings: tuple[StageTiming, ...] = ()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class MemoryUpdated:
     """What extraction learnt (with ``emit_memory_updates``)."""
@@ -236,6 +254,7 @@ class MemoryUpdated:
     content: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RunFinished:
     """Exactly one per run, always last. ``event_loop_lag_us``: the longest stall of the process while the run went on."""
@@ -251,11 +270,13 @@ class RunFinished:
     event_loop_lag_us: int = 0
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     """Silence, but alive. Not journaled; repeats the last sequence."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Draining:
     """Subscribe elsewhere from the last sequence. ``retry_after`` in seconds. Not journaled."""
@@ -263,6 +284,7 @@ class Draining:
     retry_after: float
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ModelFinished:
     """The model's answer ended well. ``usage`` is None when the vendor did not say."""
@@ -272,6 +294,7 @@ class ModelFinished:
     provider_state: ProviderState | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ModelFailed:
     """The model's answer ended in an error. An event and not an exception, so that what came before it in the same

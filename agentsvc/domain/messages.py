@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from agentsvc.domain.quick import quick
+
 
 class Role(StrEnum):
     """Who speaks."""
@@ -35,6 +37,7 @@ class MessageStatus(StrEnum):
     PARTIAL = "partial"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Text:
     """A text part."""
@@ -42,6 +45,7 @@ class Text:
     text: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Media:
     """An image or a file, as bytes or as a URI (exactly one of them). ``media_type`` as in RFC 6838."""
@@ -55,6 +59,7 @@ class Media:
 Part = Text | Media
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """A call the model asked for. ``arguments_json`` is a complete JSON object as text."""
@@ -64,6 +69,7 @@ class ToolCall:
     arguments_json: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ProviderState:
     """What a vendor wants back unchanged (thinking signatures, server-tool blocks): opaque, never shown to callers.
@@ -75,6 +81,7 @@ class ProviderState:
     payload: Any
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation. ``message_id`` is empty until a session stores it."""
@@ -96,6 +103,7 @@ class Message:
         return "".join(part.text for part in self.parts if isinstance(part, Text))
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens as the provider counts them; ``estimated`` when it did not say and we counted ourselves."""
@@ -123,6 +131,7 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Money in millionths of ``currency_code``."""
@@ -132,6 +141,7 @@ class Cost:
     estimated: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
     """A tool as the model sees it. ``parameters`` is a JSON Schema object."""

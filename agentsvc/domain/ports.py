@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from agentsvc.domain.agents import Agent, GenerationOptions, LLMConfig, Session
 from agentsvc.domain.events import ModelEvent, RunState
 from agentsvc.domain.messages import Message, ToolSpec
+from agentsvc.domain.quick import quick
 from agentsvc.domain.runs import Principal, Run, TokenRole, ToolChoice
 from agentsvc.domain.timeline import Timeline
 
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 
 # --- models ---------------------------------------------------------------------------------------------------------
+@quick
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """What the engine asks of a model, in no vendor's words. ``stream`` False asks for the whole answer in one body."""
@@ -37,6 +39,7 @@ class ModelRequest:
     stream: bool = True
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a provider's dialect can carry."""
@@ -83,6 +86,7 @@ class Models(Protocol):
 
 
 # --- stores ---------------------------------------------------------------------------------------------------------
+@quick
 @dataclass(frozen=True, slots=True)
 class PageRequest:
     """AIP-158. ``token`` is opaque, empty for the first page; a token the store did not make is INVALID_FIELD page_token."""
@@ -99,6 +103,7 @@ class Page(Generic[T]):
     next_token: str = ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Filter:
     """What a list is narrowed to; empty means no condition. Time range on create_time: after inclusive, before exclusive."""
@@ -171,6 +176,7 @@ class Ledger(Protocol):
         ...
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
     """A bearer token as stored: never the secret. ``prefix`` is its public id part."""

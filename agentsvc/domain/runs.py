@@ -12,6 +12,7 @@ from agentsvc.domain.agents import Budget, GenerationOptions, MemoryOptions, Mod
 from agentsvc.domain.errors import Error
 from agentsvc.domain.events import BudgetKind, RunState
 from agentsvc.domain.messages import Cost, FinishReason, Message, Part, ToolCall, Usage
+from agentsvc.domain.quick import quick
 
 
 class TokenRole(StrEnum):
@@ -21,6 +22,7 @@ class TokenRole(StrEnum):
     ADMIN = "admin"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who calls, as the bearer token alone says it. ``tenant_id`` is the organisation; every store call is scoped by it."""
@@ -60,6 +62,7 @@ class ToolChoiceMode(StrEnum):
     TOOL = "tool"  # exactly the one named
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
     """``name`` is set exactly when ``mode`` is TOOL."""
@@ -68,6 +71,7 @@ class ToolChoice:
     name: str = ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """A call's own wishes; None means the agent's, and below that the service's default."""
@@ -88,6 +92,7 @@ class RunOptions:
     fallbacks: tuple[ModelRef, ...] = ()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """One StreamChat or Chat call, validated and without protobuf.
@@ -111,6 +116,7 @@ class RunRequest:
     deadline: float | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Run:
     """The record of a run: what GetRun returns and the store keeps."""

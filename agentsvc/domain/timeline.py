@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from time import perf_counter_ns
 
+from agentsvc.domain.quick import quick
+
 
 class Stage(StrEnum):
     """The critical stages, in the order in which a request passes them."""
@@ -29,6 +31,7 @@ class Stage(StrEnum):
     FIRST_TOKEN = "first_token"  # noqa: S105 - a stage, not a password
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StageTiming:
     """One stage: start and duration in microseconds since the call arrived."""
@@ -39,6 +42,7 @@ class StageTiming:
     critical: bool = True
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AnswerTiming:
     """One answer of a model, as a span of its own: when it was asked for, when its first and its last chunk were here.

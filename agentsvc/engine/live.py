@@ -30,6 +30,7 @@ from agentsvc.domain.events import (
 )
 from agentsvc.domain.messages import Message
 from agentsvc.domain.ports import Ledger
+from agentsvc.domain.quick import quick
 from agentsvc.domain.runs import OnDisconnect, Run, RunRequest
 from agentsvc.domain.timeline import Stage, Timeline
 from agentsvc.engine import prompt
@@ -53,6 +54,7 @@ _UNASKABLE = frozenset(
 _COMMIT_WAIT = 1.0  # seconds run_finished waits for the commit before it says persisted = false
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How a run ended, or must end now."""

@@ -30,6 +30,7 @@ from agentsvc.domain.events import (
 )
 from agentsvc.domain.messages import FinishReason, ToolCall
 from agentsvc.domain.ports import ChatModel, ModelRequest
+from agentsvc.domain.quick import quick
 from agentsvc.domain.runs import ToolChoice, ToolChoiceMode
 from agentsvc.domain.timeline import AnswerTiming, Timeline
 from agentsvc.engine import estimate
@@ -39,6 +40,7 @@ from agentsvc.engine.tools import Toolset, run_tools
 from agentsvc.engine.transcript import Transcript
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Everything a run was decided to be before its first request: which model, which prompt, which tools and limits."""

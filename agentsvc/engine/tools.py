@@ -29,6 +29,7 @@ import msgspec
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.events import ToolProgress, ToolResult, ToolStatus
 from agentsvc.domain.messages import Media, Part, Text, ToolCall, ToolSpec
+from agentsvc.domain.quick import quick
 
 _log = logging.getLogger(__name__)
 _MAX_RESULT_BYTES = 1 << 20
@@ -42,6 +43,7 @@ class ToolError(Exception):
     """Raised by a tool to tell the model what went wrong, in words meant for it. Other exceptions show only their type."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A function and what a model must know to call it. ``timeout`` in seconds.
@@ -127,6 +129,7 @@ class CallContext:
         self.report(ToolProgress(self.tool_call_id, _sendable(message[:_MAX_PROGRESS]), share))
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Toolset:
     """The tools of one agent, by name, in a stable order (the prompt's prefix must not change between turns)."""

@@ -24,6 +24,7 @@ from agentsvc.domain import ports
 from agentsvc.domain.agents import Session
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.messages import Message, Part, Text
+from agentsvc.domain.quick import quick
 from agentsvc.domain.runs import Run
 from agentsvc.storage.database import Database, StorageConfig, require_tenant
 from agentsvc.storage.failures import cause_of, unavailable
@@ -39,6 +40,7 @@ _FIRST_DELAY, _MAX_DELAY = 0.05, 1.0
 _ATTEMPTS = 3  # for a single entry: two processes may reach for the same position of a session
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """What lands together. ``landed`` is done after the commit."""

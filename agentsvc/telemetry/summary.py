@@ -8,10 +8,12 @@ from typing import Self
 from agentsvc.domain.errors import Reason
 from agentsvc.domain.events import RunStarted, RunState
 from agentsvc.domain.messages import Usage
+from agentsvc.domain.quick import quick
 from agentsvc.domain.runs import Run
 from agentsvc.domain.timeline import AnswerTiming, StageTiming, Timeline
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """Times in microseconds. ``ttft_us`` is None when nothing was ever streamed, ``reason`` when nothing went wrong."""

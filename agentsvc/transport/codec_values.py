@@ -155,8 +155,8 @@ def from_stages(stages: Iterable[v1.StageTiming]) -> tuple[StageTiming, ...]:
 
 
 def from_duration(duration: Duration) -> float:
-    """Seconds."""
-    return duration.seconds + duration.nanos / 1e9
+    """Seconds, rounded once: the float nearest to what was sent."""
+    return (duration.seconds * 1_000_000_000 + duration.nanos) / 1e9
 
 
 def to_timestamp(moment: datetime | None) -> Timestamp | None:
