@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate, islice, takewhile
 
-from sqlalchemy import Connection, Insert, bindparam, or_, text, update
+from sqlalchemy import Connection, Insert, Table, bindparam, or_, text, update
 
 from agentsvc.domain import ports
 from agentsvc.domain.agents import Session
@@ -28,8 +28,9 @@ from agentsvc.domain.quick import quick
 from agentsvc.domain.runs import Run
 from agentsvc.storage.database import Database, StorageConfig, require_tenant
 from agentsvc.storage.failures import cause_of, unavailable
+from agentsvc.storage.prepared import Prepared
 from agentsvc.storage.rows import Values, message_row, run_row, session_row
-from agentsvc.storage.tables import Word, runs, sessions
+from agentsvc.storage.tables import Instant, Word, runs, sessions
 
 _log = logging.getLogger(__name__)
 
@@ -74,8 +75,8 @@ class BatchingLedger(ports.Ledger):
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
         self._hurry: asyncio.TimerHandle | None = None  # beginnings must not wait for ever for somebody's end
-        self._insert_sessions = database.insert(sessions).on_conflict_do_nothing()
-        self._upsert_runs = _upsert_runs(database)
+        self._insert_sessions = _prepared(database.insert(sessions).on_conflict_do_nothing(), sessions)
+        self._upsert_runs = _prepared(_upsert_runs(database), runs)
 
     def start(self) -> None:
         """Begins to write."""
@@ -233,14 +234,14 @@ class BatchingLedger(ports.Ledger):
             for position, message in enumerate(entry.messages)
         ]
         if new:
-            connection.execute(self._insert_sessions, new)
+            self._insert_sessions.execute(connection, new)
         rows = [
             run_row(tenant, _dated(entry.run, entry.accepted), self._owner) for (tenant, _), entry in states.items()
         ]
-        connection.execute(self._upsert_runs, rows)
+        self._upsert_runs.execute(connection, rows)
         if said:
-            connection.execute(_APPEND_MESSAGE, said)
-            connection.execute(_TOUCH_SESSION, _touches(batch))
+            _APPEND_MESSAGE.execute(connection, said)
+            _TOUCH_SESSION.execute(connection, _touches(batch))
 
     def _settle_first(self, refusal: AgentsvcError | None) -> None:
         entry = self._queue.popleft()
@@ -265,9 +266,15 @@ def _upsert_runs(database: Database) -> Insert:
     )
 
 
+def _prepared(statement: Insert, table: Table) -> Prepared:
+    return Prepared(statement, {column.name: column.type for column in table.c})
+
+
 # One message behind the last one of its session; nothing when the session is gone or the message is there already.
-_APPEND_MESSAGE = text(
-    """
+_MESSAGE_WORDS = ("message_id", "document", "tenant_id", "session_id")
+_APPEND_MESSAGE = Prepared(
+    text(
+        """
     INSERT INTO messages (tenant_id, session_id, position, message_id, document)
     SELECT
         s.tenant_id,
@@ -283,13 +290,16 @@ _APPEND_MESSAGE = text(
     WHERE s.tenant_id = :tenant_id AND s.session_id = :session_id
     ON CONFLICT (tenant_id, message_id) DO NOTHING
     """
-).bindparams(*(bindparam(name, type_=Word()) for name in ("message_id", "document", "tenant_id", "session_id")))
+    ).bindparams(*(bindparam(name, type_=Word()) for name in _MESSAGE_WORDS)),
+    dict.fromkeys(_MESSAGE_WORDS, Word()),
+)
 
 
-_TOUCH_SESSION = (
+_TOUCH_SESSION = Prepared(
     update(sessions)
     .where(sessions.c.tenant_id == bindparam("of_tenant"), sessions.c.session_id == bindparam("of_session"))
-    .values(update_time=bindparam("moment"))
+    .values(update_time=bindparam("moment")),
+    {"of_tenant": Word(), "of_session": Word(), "moment": Instant()},
 )
 
 
@@ -311,6 +321,8 @@ def _dated_session(session: Session, now: datetime) -> Session:
 
 def _identified(message: Message, position: int, entry: _Entry) -> Message:
     """The same ids at every repetition of a commit: what is there already must be recognised."""
+    if message.message_id and message.run_id and message.create_time:
+        return message
     return replace(
         message,
         message_id=message.message_id or f"{entry.run.run_id}.{position}",

@@ -188,6 +188,8 @@ def _part_of(part: _Text | _Media) -> Part:
 
 
 def _labels_json(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return "{}"
     # These are looked into by SQL, and PostgreSQL cannot turn the escape of a NUL into text.
     return _json(dict(labels)).replace("\\u0000", "\ufffd")
 
