@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from agentsvc.domain.agents import Agent, GenerationOptions, LLMConfig, Session
 from agentsvc.domain.events import ModelEvent, RunState
 from agentsvc.domain.messages import Message, ToolSpec
+from agentsvc.domain.providers import ProviderStatus
 from agentsvc.domain.quick import quick
 from agentsvc.domain.runs import Principal, Run, TokenRole, ToolChoice
 from agentsvc.domain.timeline import Timeline
@@ -82,6 +83,14 @@ class Models(Protocol):
         Raises:
             AgentsvcError: PROVIDER_NOT_CONFIGURED (names the setting to set), INVALID_FIELD for an unknown provider.
         """
+        ...
+
+
+class ProviderDirectory(Protocol):
+    """What operators may know of the providers."""
+
+    def providers(self) -> Sequence[ProviderStatus]:
+        """All of them, configured or not, by name, as they are now. Asks no vendor."""
         ...
 
 

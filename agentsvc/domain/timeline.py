@@ -65,13 +65,13 @@ class Timeline:
 
     ``waited_ns`` is time spent on others (provider, tools, parked, configured delays): what is left of the total is ours.
     ``answered`` from the run's first token on: later answers of models add to ``waited_ns``, but no stages. All of them
-    are in ``answers``.
+    are in ``answers``. ``clock`` is read directly where it is read per token.
     """
 
-    __slots__ = ("_clock", "_cut", "_stages", "answered", "answers", "started_ns", "waited_ns")
+    __slots__ = ("_cut", "_stages", "answered", "answers", "clock", "started_ns", "waited_ns")
 
     def __init__(self, started_ns: int | None = None, clock: Callable[[], int] = perf_counter_ns) -> None:
-        self._clock = clock
+        self.clock = clock
         self.started_ns = clock() if started_ns is None else started_ns
         self._cut = self.started_ns
         self._stages: list[tuple[str, int, int, bool]] = []
@@ -81,13 +81,13 @@ class Timeline:
 
     def reached(self, stage: str, at_ns: int | None = None) -> None:
         """The critical path leaves ``stage`` now; it had entered it when the one before ended."""
-        now = self._clock() if at_ns is None else max(at_ns, self._cut)
+        now = self.clock() if at_ns is None else max(at_ns, self._cut)
         self._stages.append((stage, self._cut, now, True))
         self._cut = now
 
     def held_back(self) -> None:
         """The first token leaves only now: what a buffer held it back for belongs to the last critical stage."""
-        now = self._clock()
+        now = self.clock()
         for position in range(len(self._stages) - 1, -1, -1):
             stage, start, _, critical = self._stages[position]
             if critical:
@@ -101,19 +101,19 @@ class Timeline:
 
     def waited(self, since_ns: int) -> None:
         """From ``since_ns`` until now somebody else had the ball."""
-        self.waited_ns += self._clock() - since_ns
+        self.waited_ns += self.clock() - since_ns
 
     def now_ns(self) -> int:
         """A reading of this timeline's clock."""
-        return self._clock()
+        return self.clock()
 
     def elapsed_us(self) -> int:
         """Microseconds since the call arrived."""
-        return (self._clock() - self.started_ns) // 1000
+        return (self.clock() - self.started_ns) // 1000
 
     def overhead_us(self) -> int:
         """Microseconds that were ours: all of the time but what others had the ball for."""
-        return max(0, self._clock() - self.started_ns - self.waited_ns) // 1000
+        return max(0, self.clock() - self.started_ns - self.waited_ns) // 1000
 
     def timings(self) -> tuple[StageTiming, ...]:
         """The stages so far. Starts are truncated and durations are differences of truncated ends, so sums hold exactly."""

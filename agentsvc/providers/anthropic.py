@@ -24,7 +24,7 @@ from agentsvc.providers.anthropic_request import betas, messages_body
 from agentsvc.providers.calls import CallAssembly, CallPiece, FunctionPiece
 from agentsvc.providers.dialect import Decoder, Endpoint, HttpRequest
 from agentsvc.providers.errors import MalformedStreamError, Vendor
-from agentsvc.providers.sse import EventStream
+from agentsvc.providers.sse import LINE_LIMIT, EventStream
 
 NAME = "anthropic"
 VERSION = "2023-06-01"
@@ -82,9 +82,9 @@ class Anthropic:
         body = msgspec.json.encode(messages_body(request, vendor=self.name))
         return HttpRequest(endpoint.base_url.rstrip("/") + "/v1/messages", headers, body)
 
-    def decoder(self) -> Decoder:
-        """For a stream."""
-        events = EventStream(record=b"event: content_block_delta\ndata: ")
+    def decoder(self, limit: int = LINE_LIMIT) -> Decoder:
+        """For a stream, of whose events none is larger than ``limit`` bytes."""
+        events = EventStream(record=b"event: content_block_delta\ndata: ", limit=limit)
         return StreamDecoder(MessageAnswer(self.vendor, self.name), events)
 
     def body_decoder(self) -> Decoder:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
 import aiohttp
-from yarl import URL
+from aiohttp.connector import Connection
 
+from agentsvc.providers.address import Address
 from agentsvc.providers.connection import Connector, Flight
 from agentsvc.providers.pool import PoolConfig, PoolStats
+from agentsvc.providers.response import Response
 
 if TYPE_CHECKING:
     from agentsvc.providers.exchange import Exchange
 
+_KEPT_ADDRESSES = 1024  # some vendors have the model in the URL
 _WARM_ROUND = 0.25  # of the keep-alive time: how often warm connections are looked after
 
 
@@ -31,11 +34,12 @@ class ProviderClient:
     def __init__(self, config: PoolConfig | None = None, *, public_only: bool = False) -> None:
         self.config = config or PoolConfig()
         self.exchanges: set[Exchange] = set()
-        self.ending: WeakSet[aiohttp.ClientResponse] = WeakSet()  # complete answers whose bodies may not have ended yet
+        self.ending: WeakSet[Response] = WeakSet()  # complete answers whose bodies may not have ended yet
         self.requests = self.retries = self.reconnects = 0
         self._public_only = public_only
         self._connector: Connector | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._addresses: dict[str, Address] = {}
         self._warmth: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -55,11 +59,30 @@ class ProviderClient:
                 connector=self._connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout),
-                # Said once, aiohttp adds none of its own. Compression would hold tokens back until a block is full.
-                headers={"User-Agent": "agentsvc", "Accept": "*/*", "Accept-Encoding": "identity"},
                 trust_env=False,
             )
         return self._session
+
+    def address(self, url: str) -> Address:
+        """``url`` as requests need it; ValueError for what is none."""
+        address = self._addresses.get(url)
+        if address is None:
+            if len(self._addresses) >= _KEPT_ADDRESSES:
+                self._addresses.clear()
+            address = self._addresses[url] = Address(url, self.session)
+        return address
+
+    async def connect(self, address: Address, flight: Flight) -> Connection:
+        """A connection for ``flight``, kept or new.
+
+        Raises:
+            aiohttp.ClientError, OSError: there is none to be had.
+            RuntimeError: the client is closed.
+        """
+        session = self.session
+        if session.closed or self._connector is None:
+            raise RuntimeError("closed")
+        return await self._connector.board(flight, address.request, session.timeout)
 
     def stats(self) -> PoolStats:
         """The gauges and counters now."""
@@ -71,25 +94,23 @@ class ProviderClient:
 
         Returns how many are open. An endpoint out of reach is no error here: it is tried again, and runs will tell.
         """
-        url = URL(base_url)
         if self._warmth is None:
-            await self._top_up(url)
-            self._warmth = asyncio.create_task(self._keep_warm(url), name=f"keep {url.host} warm")
+            await self._top_up(base_url)
+            self._warmth = asyncio.create_task(self._keep_warm(base_url), name=f"keep {base_url} warm")
         return self.stats().open_connections
 
-    async def _keep_warm(self, url: URL) -> None:
+    async def _keep_warm(self, base_url: str) -> None:
         while True:
             await asyncio.sleep(self.config.keepalive * _WARM_ROUND)
-            await self._top_up(url)
+            await self._top_up(base_url)
 
-    async def _top_up(self, url: URL) -> None:
-        session, round_trip = self.session, self.config.keepalive * _WARM_ROUND
-        connector = cast("Connector", session.connector)
-        for _ in range(self.config.warm - sum(wire.lasts(2 * round_trip) for wire in connector.wires)):
-            flight = Flight(b"", fresh=True)
-            request = aiohttp.ClientRequest("POST", url, data=flight, loop=asyncio.get_running_loop(), session=session)
+    async def _top_up(self, base_url: str) -> None:
+        round_trip = self.config.keepalive * _WARM_ROUND
+        wires = self._connector.wires if self._connector else ()
+        for _ in range(self.config.warm - sum(wire.lasts(2 * round_trip) for wire in wires)):
+            flight = Flight(fresh=True)
             try:
-                connection = await connector.connect(request, [], session.timeout)
+                connection = await self.connect(self.address(base_url), flight)
             except (aiohttp.ClientError, OSError, ValueError):
                 return
             connection.release()

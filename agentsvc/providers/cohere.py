@@ -25,7 +25,7 @@ from agentsvc.providers.calls import CallAssembly, CallPiece, FunctionPiece
 from agentsvc.providers.cohere_request import chat_body
 from agentsvc.providers.dialect import Decoder, Endpoint, HttpRequest
 from agentsvc.providers.errors import Vendor
-from agentsvc.providers.sse import EventStream
+from agentsvc.providers.sse import LINE_LIMIT, EventStream
 
 NAME = "cohere-v2"
 
@@ -102,9 +102,9 @@ class Cohere:
         body = msgspec.json.encode(chat_body(request, vendor=self.name))
         return HttpRequest(endpoint.base_url.rstrip("/") + "/v2/chat", headers, body)
 
-    def decoder(self) -> Decoder:
-        """For a stream."""
-        events = EventStream(record=b"event: content-delta\ndata: ")
+    def decoder(self, limit: int = LINE_LIMIT) -> Decoder:
+        """For a stream, of whose events none is larger than ``limit`` bytes."""
+        events = EventStream(record=b"event: content-delta\ndata: ", limit=limit)
         return StreamDecoder(ChatAnswer(self.vendor, self.name), events)
 
     def body_decoder(self) -> Decoder:

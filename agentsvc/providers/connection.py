@@ -10,18 +10,15 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Callable
 from functools import partial
 from time import perf_counter_ns
 from types import SimpleNamespace
 from typing import cast
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
-from aiohttp.payload import Payload
 from aiohttp.tracing import Trace
 
 from agentsvc.domain.timeline import Stage, Timeline
@@ -78,35 +75,41 @@ class Wire(ResponseHandler):
         self._retires_at = min(self._expires_at, self._loop.time() + idle)
 
 
-class Flight(Payload):
-    """One sending of a request: its body, the connection it got, and when it passed which point (ns, 0 = not yet)."""
+class Flight:
+    """One sending of a request: the connection it got, and when it passed which point (ns, 0 = not yet)."""
 
-    _autoclose = True  # bytes: nothing to close
+    __slots__ = (
+        "connected_ns",
+        "dialled_ns",
+        "fresh",
+        "resolved_ns",
+        "sent_ns",
+        "transport",
+        "wire",
+    )
 
-    def __init__(self, body: bytes, *, on_sent: Callable[[], None] | None = None, fresh: bool = False) -> None:
-        super().__init__(body, content_type="application/json")
-        self._size = len(body)
-        self._on_sent = on_sent
+    def __init__(self, *, fresh: bool = False) -> None:
         self.fresh = fresh
         self.dialled_ns = self.resolved_ns = self.connected_ns = self.sent_ns = 0
         self.wire: Wire | None = None
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
 
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The body as text."""
-        return cast("bytes", self._value).decode(encoding, errors)
+    def send(self, head: bytes, body: bytes) -> None:
+        """Hands the request to the connection it has boarded, which waits for its answer from now on.
 
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Called by aiohttp when the connection is there; the headers leave together with the body."""
-        await writer.write(self._value)
+        Raises:
+            ConnectionError: that was lost meanwhile.
+        """
+        if self.wire is None or self.transport is None or self.transport.is_closing():
+            raise ConnectionResetError
+        self.wire.set_response_params(read_until_eof=True)
+        self.transport.write(head + body)
         self.sent_ns = perf_counter_ns()
-        if self._on_sent is not None:
-            self._on_sent()
 
     def board(self, connection: Connection) -> None:
         """The pool gave it a connection."""
         self.connected_ns = perf_counter_ns()
-        self.wire, self._transport = cast("Wire", connection.protocol), connection.transport
+        self.wire, self.transport = cast("Wire", connection.protocol), connection.transport
         self.wire.heard = False
         self.wire.busy = True
 
@@ -117,8 +120,8 @@ class Flight(Payload):
 
     def abort(self) -> None:
         """Closes the connection at once: waits neither for unsent bytes nor for the peer's half of a TLS good-bye."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     def mark(self, timeline: Timeline) -> None:
         """Marks the stages that are behind it; ``stage`` stays open."""
@@ -144,14 +147,11 @@ class Flight(Payload):
 
 
 class _Log(Trace):
-    """What the pool tells while it looks for a connection, written onto the flight that waits for it.
+    """What the pool tells while it looks for a connection, written onto the flight that waits for it."""
 
-    Handed in per connect and not by the session's ``trace_configs``, which would cost every request several calls.
-    """
-
-    def __init__(self, request: aiohttp.ClientRequest) -> None:
+    def __init__(self, request: aiohttp.ClientRequest, flight: Flight) -> None:
         super().__init__(request.session, _SILENT, _NOTHING)
-        self.flight = cast("Flight", request.body)
+        self.flight = flight
 
     async def send_connection_create_start(self) -> None:
         """No kept connection was taken, a new one is made."""
@@ -175,7 +175,7 @@ def _trusting(ca_file: str) -> ssl.SSLContext:
 
 
 class Connector(aiohttp.TCPConnector):
-    """Kept-alive connections whose requests are Flights. ``wires`` are the open ones."""
+    """Kept-alive connections that Flights board. ``wires`` are the open ones."""
 
     def __init__(self, config: PoolConfig, *, public_only: bool) -> None:
         self.wires: set[Wire] = set()
@@ -192,16 +192,10 @@ class Connector(aiohttp.TCPConnector):
         wire = partial(Wire, loop=self._loop, config=config, wires=self.wires)
         self._factory = cast("partial[ResponseHandler]", wire)
 
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],  # noqa: ARG002 - aiohttp's signature; the session has none
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - likewise
-    ) -> Connection:
-        """A kept connection or a new one; always a new one for a fresh flight."""
-        log = _Log(req)
-        connection = await super().connect(req, [log], timeout)
-        log.flight.board(connection)
+    async def board(self, flight: Flight, request: aiohttp.ClientRequest, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - aiohttp's own
+        """A kept connection to where ``request`` goes or a new one; always a new one for a fresh flight."""
+        connection = await self.connect(request, [_Log(request, flight)], timeout)
+        flight.board(connection)
         return connection
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:

@@ -14,6 +14,7 @@ was not asked, and there every event may repeat the whole text: what begins with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +29,13 @@ from agentsvc.providers.calls import CallAssembly, CallPiece
 from agentsvc.providers.dashscope_request import generation_body, is_multimodal
 from agentsvc.providers.dialect import Decoder, Endpoint, HttpRequest
 from agentsvc.providers.errors import MalformedStreamError, Vendor
-from agentsvc.providers.sse import EventStream
+from agentsvc.providers.sse import LINE_LIMIT, EventStream
 
 NAME = "dashscope"
 _TEXT = "/services/aigc/text-generation/generation"
 _IMAGES = "/services/aigc/multimodal-generation/generation"
+# At the beginning of a line, where no text of the model's can stand: there are no line ends in JSON's strings.
+_ERROR_STATUS = re.compile(rb"(?:^|[\r\n]):HTTP_STATUS/([45][0-9]{2})")
 
 
 class MessagePiece(msgspec.Struct, gc=False):
@@ -76,6 +79,21 @@ class GenerationChunk(msgspec.Struct, gc=False):
     message: Any = None
 
 
+class GenerationStream(EventStream):
+    """The events of one response. ``status`` is the HTTP status in the comment of an error, 0 as long as there is none."""
+
+    __slots__ = ("status",)
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(limit=limit)
+        self.status = 0
+
+    def _lines(self, block: bytes) -> list[bytes]:
+        if found := _ERROR_STATUS.search(block):
+            self.status = int(found[1])
+        return super()._lines(block)
+
+
 @dataclass(frozen=True, slots=True)
 class DashScope:
     """A ``Dialect``: generation, and multimodal generation for requests with images."""
@@ -92,9 +110,10 @@ class DashScope:
         body = msgspec.json.encode(generation_body(request, multimodal=multimodal))
         return HttpRequest(endpoint.base_url.rstrip("/") + (_IMAGES if multimodal else _TEXT), headers, body)
 
-    def decoder(self) -> Decoder:
-        """For a stream."""
-        return StreamDecoder(GenerationAnswer(self.vendor), EventStream())
+    def decoder(self, limit: int = LINE_LIMIT) -> Decoder:
+        """For a stream, of whose events none is larger than ``limit`` bytes."""
+        events = GenerationStream(limit=limit)
+        return StreamDecoder(GenerationAnswer(self.vendor, events), events)
 
     def body_decoder(self) -> Decoder:
         """For a whole answer."""
@@ -110,8 +129,9 @@ class GenerationAnswer(Answer[GenerationChunk]):
 
     chunks = msgspec.json.Decoder(GenerationChunk)
 
-    def __init__(self, vendor: Vendor) -> None:
+    def __init__(self, vendor: Vendor, events: GenerationStream | None = None) -> None:
         super().__init__(vendor)
+        self._events = events
         self._calls = CallAssembly()
         self._finish_reason = ""
         self._counts = Counts()
@@ -123,7 +143,10 @@ class GenerationAnswer(Answer[GenerationChunk]):
             if chunk.usage is not None:
                 self._counts = chunk.usage
             if chunk.code:
-                self.fail(self.vendor.complaint({"code": chunk.code, "message": chunk.message}))
+                status = self._events.status if self._events else 0
+                self.fail(
+                    self.vendor.complaint({"code": chunk.code, "message": chunk.message, "status_code": status or None})
+                )
                 return
             output = chunk.output
             if output is None:

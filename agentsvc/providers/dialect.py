@@ -14,6 +14,7 @@ from agentsvc.domain.errors import Error, Reason
 from agentsvc.domain.events import ModelEvent
 from agentsvc.domain.ports import Capabilities, ModelRequest
 from agentsvc.providers.errors import Vendor
+from agentsvc.providers.sse import LINE_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Endpoint:
 
     base_url: str
     api_key: str = field(default="", repr=False)
-    extra: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict, repr=False)  # some of it is secret, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,10 @@ class Dialect(Protocol):
         """
         ...
 
-    def decoder(self) -> Decoder:
-        """For a streamed answer (``text/event-stream``, NDJSON)."""
+    def decoder(self, limit: int = LINE_LIMIT) -> Decoder:
+        """For a streamed answer (``text/event-stream``, NDJSON). A line or an event of more than ``limit`` bytes ends it in
+        MALFORMED_STREAM: of what is not complete yet, no more than that and one read are held.
+        """
         ...
 
     def body_decoder(self) -> Decoder:
@@ -89,13 +92,30 @@ class Dialect(Protocol):
         ...
 
 
+class TokenDialect(Dialect, Protocol):
+    """How a vendor is asked for a token that stands in for the key: see ``token_exchange.py``.
+
+    The text of its answer is the token, the annotation ``expires_in`` the token's life in seconds. The request says
+    nothing; who asks is told by the endpoint.
+    """
+
+    def serves(self, endpoint: Endpoint) -> bool:
+        """Whether the endpoint holds what a token is given for. If not, its key is used as it is."""
+        ...
+
+    def refused(self, error: Error) -> bool:
+        """Whether an answer failed because the vendor no longer takes the token, whatever life it had left."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """A vendor. What it needs to be configured is said by ``key_env`` / ``base_url_env`` (the first set name counts).
 
     ``base_url`` is the public default, empty where the operator must say it (Azure, Huawei). ``needs_key`` is False for
     Ollama and the like. ``extra_env``: ``Endpoint.extra`` name -> environment variables, the first set one counts.
-    ``read_base_url`` makes an address of what the vendor's own variable may hold.
+    ``read_base_url`` makes an address of what the vendor's own variable may hold. ``tokens`` is said where a token is asked
+    for first; the dialect finds it in ``Endpoint.extra`` as ``access_token``.
     """
 
     name: str
@@ -108,6 +128,7 @@ class Provider:
     capabilities: Capabilities = Capabilities()
     extra_env: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     read_base_url: Callable[[str], str] = str
+    tokens: TokenDialect | None = None
 
     @classmethod
     def of(
@@ -125,6 +146,7 @@ class Provider:
         capabilities: Capabilities | None = None,
         extra_env: Mapping[str, tuple[str, ...]] | None = None,
         codes: Mapping[str, Reason] | None = None,
+        tokens: Callable[[Vendor], TokenDialect] | None = None,
     ) -> Self:
         """A provider under the rule for settings: ``<NAME>_API_KEY`` and ``<NAME>_BASE_URL``, then the vendor's own names.
 
@@ -145,4 +167,5 @@ class Provider:
             default_model=default_model,
             capabilities=capabilities or Capabilities(),
             extra_env=extra_env or {},
+            tokens=tokens(vendor) if tokens else None,
         )

@@ -108,6 +108,8 @@ class Complaint:
         """From decoded JSON."""
         scalars = tuple(_scalars(value))
         words = tuple(dict.fromkeys(str(said).lower() for key, said in scalars if key in _WORD_KEYS))
+        if number := base_resp(value):
+            words = (f"base_resp {number}", *words)
         text = " ".join(said for key, said in scalars if key in _TEXT_KEYS and isinstance(said, str)).lower()
         numbers = (int(word) for word in words if word.isascii() and word.isdecimal() and len(word) == 3)
         status = next((number for number in numbers if 400 <= number < 600), 0)
@@ -116,14 +118,16 @@ class Complaint:
         )
         delay = next((min(delay, RETRY_AFTER_CAP) for delay in delays if delay is not None), None)
         named = {key: str(said) for key, said in reversed(scalars) if key in _WORD_KEYS}
-        codes = (named[key] for key in ("code", "error_code", "type", "error_type", "status") if key in named)
+        codes = (named[key] for key in _CODE_KEYS if key in named)
         code = next((code for code in codes if _SAFE_CODE.fullmatch(code)), "")
         return cls(words, text, status, code, delay)
 
     def reason(self, status: int, codes: Mapping[str, Reason]) -> Reason:
         """What it comes down to. ``status`` 0: it came inside a 200 and named no number."""
         for word in self.words:
-            if found := codes.get(word) or _CLEAR_WORDS.get(word):
+            found = codes.get(word) or _CLEAR_WORDS.get(word)
+            # Groq says "rate limit" of a request that alone is larger than the limit: waiting makes it no smaller.
+            if found and not (status == 413 and found.retryable):
                 return found
         if status in {0, 400, 413, 422} and _TOO_LONG.search(self.text):
             return Reason.CONTEXT_LENGTH
@@ -137,7 +141,17 @@ class Complaint:
 
 def is_complaint(value: Mapping[str, Any]) -> bool:
     """Whether JSON without an answer in it is an error in one of the shapes that have no ``error`` object."""
-    return any(value.get(key) for key in ("error", "error_code", "error_msg", "detail", "code"))
+    keys = ("error", "error_code", "error_msg", "detail", "code")
+    return any(value.get(key) for key in keys) or bool(base_resp(value))
+
+
+def base_resp(value: Any) -> str:
+    """The code of MiniMax's ``{"base_resp":{"status_code":1004,"status_msg":"..."}}``; empty for none, and for 0: all is well."""
+    match value:
+        case {"base_resp": {"status_code": int(code)}} if code:
+            return str(code)
+        case _:
+            return ""
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -186,6 +200,7 @@ def _scalars(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, A
 
 
 _WORD_KEYS = frozenset({"code", "type", "status", "status_code", "error_code", "error_type", "reason", "object"})
+_CODE_KEYS = ("code", "error_code", "type", "error_type", "status", "status_code")  # the most telling first
 _TEXT_KEYS = frozenset({"message", "error", "detail", "error_msg", "raw", "msg"})
 _SAFE_CODE = re.compile(r"[a-z]{2,24}(?:_[a-z]{2,24}){1,4}|[1-9][0-9]{0,5}")
 
@@ -205,6 +220,7 @@ _CLEAR_WORDS: Mapping[str, Reason] = {
     "exceed_context_size_error": Reason.CONTEXT_LENGTH,
     "content_filter": Reason.CONTENT_FILTER,
     "content_policy_violation": Reason.CONTENT_FILTER,
+    "image_content_policy_violation": Reason.CONTENT_FILTER,
     "responsibleaipolicyviolation": Reason.CONTENT_FILTER,
     "insufficient_quota": Reason.PROVIDER_QUOTA,
     "quota_exceeded": Reason.PROVIDER_QUOTA,
@@ -242,6 +258,12 @@ _CLEAR_WORDS: Mapping[str, Reason] = {
     "throttling.burstrate": Reason.PROVIDER_RATE_LIMIT,
     "throttling.allocationquota": Reason.PROVIDER_RATE_LIMIT,
     "modelservingerror": Reason.PROVIDER_OVERLOADED,
+    # MiniMax, whose numbers mean other things elsewhere. platform.minimaxi.com/docs/api-reference/errorcode
+    **dict.fromkeys(("base_resp 1002", "base_resp 1039", "base_resp 1041"), Reason.PROVIDER_RATE_LIMIT),
+    **dict.fromkeys(("base_resp 1004", "base_resp 2049"), Reason.PROVIDER_AUTH),
+    **dict.fromkeys(("base_resp 1008", "base_resp 2056"), Reason.PROVIDER_QUOTA),
+    **dict.fromkeys(("base_resp 1026", "base_resp 1027"), Reason.CONTENT_FILTER),
+    "base_resp 2013": Reason.PROVIDER_INVALID_REQUEST,
 }
 _STATUSES: Mapping[int, Reason] = {
     **dict.fromkeys((301, 302, 303, 307, 308, 404, 405, 410), Reason.PROVIDER_NOT_FOUND),
@@ -263,6 +285,18 @@ _VAGUE_WORDS: Mapping[str, Reason] = {
     "request_too_large": Reason.PROVIDER_INVALID_REQUEST,
     "invalidparameter": Reason.PROVIDER_INVALID_REQUEST,
     "invalid_prompt": Reason.PROVIDER_INVALID_REQUEST,
+    # Of a response that failed at OpenAI: the same image fails again.
+    **dict.fromkeys(
+        (
+            *("invalid_image", "invalid_image_format", "invalid_image_mode", "invalid_image_url"),
+            *("invalid_base64_image", "unsupported_image_media_type", "empty_image_file", "image_parse_error"),
+            *("image_too_large", "image_too_small", "image_file_too_large", "image_file_not_found"),
+            "failed_to_download_image",
+        ),
+        Reason.PROVIDER_INVALID_REQUEST,
+    ),
+    "server_is_overloaded": Reason.PROVIDER_OVERLOADED,
+    "slow_down": Reason.PROVIDER_OVERLOADED,
 }
 # Of the old Qianfan API, whose errors come with HTTP 200. cloud.baidu.com/doc/WENXINWORKSHOP/s/tlmyncueh
 QIANFAN_V1: Mapping[str, Reason] = {

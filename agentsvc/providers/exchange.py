@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 
 import aiohttp
 from yarl import URL
@@ -26,6 +25,7 @@ from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.connection import Flight
 from agentsvc.providers.dialect import Decoder, HttpRequest
 from agentsvc.providers.resolver import ForbiddenAddressError
+from agentsvc.providers.response import NotHttpError, Response
 from agentsvc.providers.stall import StallTimer
 
 _ERROR_BODY_BYTES = 64 * 1024
@@ -33,7 +33,6 @@ _ERROR_BODY_SECONDS = 5.0
 _DRAIN_SECONDS = 1.0
 
 _TOKENS = (TextDelta, ReasoningDelta, ToolCallStarted, ToolCallArgumentsDelta)
-_url = lru_cache(maxsize=1024)(URL)
 
 Meaning = Callable[[int, Mapping[str, str], bytes], Error]  # Dialect.error
 
@@ -63,12 +62,12 @@ class Exchange:
         self._provider = provider
         self._setting = setting
         self._flight: Flight | None = None
-        self._response: aiohttp.ClientResponse | None = None
+        self._response: Response | None = None
         first = config.first_token_timeout if streamed else config.answer_timeout
         self.stall = StallTimer(first, config.idle_timeout, self.cut)
         client.exchanges.add(self)
 
-    async def response(self, request: HttpRequest) -> aiohttp.ClientResponse:
+    async def response(self, request: HttpRequest) -> Response:
         """The response with status 200, after as many attempts as policy and patience allow.
 
         Raises:
@@ -89,20 +88,28 @@ class Exchange:
             self._timeline.waited(asked)
             self.close_stages()
 
-    async def _attempt(self, request: HttpRequest, *, fresh: bool = False) -> aiohttp.ClientResponse:
+    async def _attempt(self, request: HttpRequest, *, fresh: bool = False) -> Response:
         self._response = None
-        flight = self._flight = Flight(request.body, on_sent=self.stall.start, fresh=fresh)
-        self._client.requests += 1
+        flight = self._flight = Flight(fresh=fresh)
+        client = self._client
+        client.requests += 1
         try:
-            response = await self._client.session.post(
-                _url(request.url), data=flight, headers=request.headers, allow_redirects=False
-            )
+            address = client.address(request.url)
+            head = address.head(request.headers, len(request.body))
+            connection = await client.connect(address, flight)
+            try:
+                flight.send(head, request.body)
+                self.stall.start()
+                response = await Response.on(connection)
+            except BaseException:
+                connection.close()
+                raise
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as broken:
             self._waited_for(flight)
             if self.stall.fired:
                 raise self._timed_out() from broken
             if flight.found_dead:
-                self._client.reconnects += 1
+                client.reconnects += 1
                 return await self._attempt(request, fresh=True)
             raise self._failure(broken, flight, request.url) from broken
         self._waited_for(flight)
@@ -111,7 +118,7 @@ class Exchange:
             raise await self._refusal(response)
         return response
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> ProviderError:
+    async def _refusal(self, response: Response) -> ProviderError:
         """What a status that is not 200 means; the body is read as far as it is worth it."""
         body = bytearray()
         with suppress(aiohttp.ClientError, OSError):
@@ -144,11 +151,10 @@ class Exchange:
 
     def took(self, events: Sequence[ModelEvent]) -> bool:
         """Events are about to be handed to the reader, who has the ball then. True if they end the answer."""
-        if not self.stall.begun:
-            self.stall.begin()
-        self.stall.hold()
         last = type(events[-1])
         over = last is ModelFinished or last is ModelFailed
+        if not self.stall.begun:
+            self.stall.begin()
         if not self._timeline.answered and (over or bring_token(events)):
             self.close_stages()
             self._timeline.answered = bring_token(events)
@@ -205,7 +211,7 @@ class Exchange:
 
     def _failure(self, broken: Exception, flight: Flight, url: str) -> ProviderError:
         """What it means that there is no response."""
-        if isinstance(broken, aiohttp.ClientResponseError):
+        if isinstance(broken, NotHttpError):
             message = f"{self._provider} answered with something that is not HTTP. Check {self._setting}."
             return ProviderError(Reason.MALFORMED_STREAM, message, provider=self._provider)
         if flight.wire is not None and flight.wire.heard:
@@ -239,7 +245,7 @@ def blame(events: Sequence[ModelEvent], failure: ProviderError) -> Sequence[Mode
             return events
 
 
-def _drop(response: aiohttp.ClientResponse) -> None:
+def _drop(response: Response) -> None:
     if response.connection is not None and response.connection.transport is not None:
         response.connection.transport.abort()
     response.close()
@@ -248,7 +254,7 @@ def _drop(response: aiohttp.ClientResponse) -> None:
 def _explain(broken: Exception, url: str) -> tuple[str, bool]:
     """Why there was no connection, in words without secrets, and whether trying again is useless."""
     try:
-        parts = _url(url)
+        parts = URL(url)
         peer = f"{parts.host}:{parts.port}"
     except ValueError:
         return "its base URL is not a URL", True

@@ -29,7 +29,7 @@ from agentsvc.providers.dialect import Decoder, Endpoint, HttpRequest
 from agentsvc.providers.encoding import model_path
 from agentsvc.providers.errors import MalformedStreamError, Vendor
 from agentsvc.providers.gemini_request import contents_body
-from agentsvc.providers.sse import EventStream
+from agentsvc.providers.sse import LINE_LIMIT, EventStream
 
 NAME = "gemini"
 VERSION = "v1beta"
@@ -119,9 +119,9 @@ class Gemini:
         url = f"{endpoint.base_url.rstrip('/')}/{version}/{resource}:{method}"
         return HttpRequest(url, headers, msgspec.json.encode(contents_body(request, vendor=self.name)))
 
-    def decoder(self) -> Decoder:
-        """For a stream."""
-        return StreamDecoder(ContentAnswer(self.vendor, self.name), EventStream())
+    def decoder(self, limit: int = LINE_LIMIT) -> Decoder:
+        """For a stream, of whose events none is larger than ``limit`` bytes."""
+        return StreamDecoder(ContentAnswer(self.vendor, self.name), EventStream(limit=limit))
 
     def body_decoder(self) -> Decoder:
         """For a whole answer, or a stream as one JSON array."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import aiohttp
 
@@ -13,27 +14,34 @@ from agentsvc.domain.agents import LLMConfig
 from agentsvc.domain.errors import AgentsvcError, Reason, invalid_field
 from agentsvc.domain.events import ModelEvent, ModelFailed
 from agentsvc.domain.ports import ChatModel, ModelRequest
+from agentsvc.domain.providers import BreakerState, ProviderStatus
 from agentsvc.domain.timeline import Timeline
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Decoder, Endpoint, Provider
 from agentsvc.providers.exchange import Exchange
+from agentsvc.providers.fleet import Fleet, FleetStats
 from agentsvc.providers.played import PlayedModel
 from agentsvc.providers.pool import PoolConfig, PoolStats
+from agentsvc.providers.pools import Pools
 from agentsvc.providers.registry import installed
 from agentsvc.providers.resolver import check_public_url
+from agentsvc.providers.response import Response
+from agentsvc.providers.status import best, place, status
+from agentsvc.providers.way import Health, RoutingConfig, Way
 
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson"})
-_AGENTS = "agents"  # the pool of addresses that agents named; no provider has this name
 _MOCK = "mock"
 
 
 class BoundModel:
     """One provider endpoint bound to its key: the ``ChatModel`` of everything that is reached by a socket.
 
-    ``setting`` is what to look at when the address turns out wrong.
+    ``setting`` is what to look at when the address turns out wrong. ``way`` is told how the answers go; None: one of its own.
     """
 
-    def __init__(self, provider: Provider, endpoint: Endpoint, client: ProviderClient, *, setting: str) -> None:
+    def __init__(
+        self, provider: Provider, endpoint: Endpoint, client: ProviderClient, *, setting: str, way: Way | None = None
+    ) -> None:
         self.provider = provider.name
         self.default_model = endpoint.extra.get("model") or provider.default_model
         self.capabilities = provider.capabilities
@@ -41,6 +49,7 @@ class BoundModel:
         self.endpoint = endpoint
         self._client = client
         self._setting = setting
+        self._way = way or Way(provider.name)
 
     async def stream(self, request: ModelRequest, timeline: Timeline) -> AsyncGenerator[Sequence[ModelEvent], None]:
         """One answer, as ``ChatModel.stream`` promises it."""
@@ -55,29 +64,32 @@ class BoundModel:
         try:
             response = await exchange.response(self._dialect.encode(request, self.endpoint))
             decoder = self._decoder(response, request)
-            content = response.content
-            over = False
+            content, stall, clock = response.content, exchange.stall, timeline.clock
+            asked, over = clock(), False
             while not over:
-                asked = timeline.now_ns()
                 try:
                     chunk = await content.readany()
                 except (aiohttp.ClientError, OSError):
-                    timeline.waited(asked)
-                    events, over = exchange.torn(decoder, content), True
+                    chunk = None
+                now = clock()
+                timeline.waited_ns += now - asked
+                asked = now
+                if chunk:
+                    events = decoder.feed(chunk)
                 else:
-                    timeline.waited(asked)
-                    events, over = (decoder.feed(chunk), False) if chunk else (decoder.close(), True)
+                    events, over = exchange.torn(decoder, content) if chunk is None else decoder.close(), True
                 if events:
                     over = exchange.took(events) or over
+                    stall.since_ns = 0  # the reader has the ball
                     yield events
-                    exchange.stall.run()
+                    stall.since_ns = asked = clock()
         except AgentsvcError as failure:
             exchange.close_stages()
             yield (ModelFailed(failure.error),)
         finally:
             exchange.close()
 
-    def _decoder(self, response: aiohttp.ClientResponse, request: ModelRequest) -> Decoder:
+    def _decoder(self, response: Response, request: ModelRequest) -> Decoder:
         """By what came, not by what was asked for: vendors answer a stream request in one body, and gateways the reverse."""
         kind = response.content_type
         streamed = kind in _STREAMS or (request.stream and kind != "application/json")
@@ -85,19 +97,28 @@ class BoundModel:
 
 
 class Providers:
-    """All configured providers: ``domain.ports.Models``.
+    """All configured providers: ``domain.ports.Models``, and ``domain.ports.ProviderDirectory``.
 
-    ``endpoints`` are the operator's, by provider id; an empty ``base_url`` there means the provider's public one. An
-    operator's key goes to the operator's address only, and to an address of an agent's own only the agent's own key.
+    ``endpoints`` are the operator's, by provider id: one way to it, or several; an empty ``base_url`` there means the
+    provider's public one. An operator's key goes to the operator's addresses only, and to an address of an agent's own
+    only the agent's own key. ``prompt_tokens`` guesses the tokens of a request that nobody counted.
     """
 
     def __init__(
-        self, registry: Mapping[str, Provider], endpoints: Mapping[str, Endpoint], config: PoolConfig | None = None
+        self,
+        registry: Mapping[str, Provider],
+        endpoints: Mapping[str, Endpoint | Sequence[Endpoint]],
+        config: PoolConfig | None = None,
+        routing: RoutingConfig | None = None,
+        prompt_tokens: Callable[[ModelRequest], int] = lambda _: 0,
     ) -> None:
         self._registry = registry
-        self._endpoints = endpoints
+        self._told = {name: (one,) if isinstance(one, Endpoint) else tuple(one) for name, one in endpoints.items()}
         self._config = config or PoolConfig()
-        self._clients: dict[str, ProviderClient] = {}
+        self._routing = routing or RoutingConfig()
+        self._prompt_tokens = prompt_tokens
+        self._pools = Pools(self._config)
+        self._health: dict[str, dict[str, Health]] = {}
         self._bound: dict[str, ChatModel] = {}
 
     def bind(self, config: LLMConfig) -> tuple[ChatModel, str]:
@@ -109,64 +130,97 @@ class Providers:
         """
         provider = _known(self._registry, config.provider, "llm_config.provider")
         own = config.base_url or config.api_key
-        endpoint = self._agents_own(provider, config) if own else self._endpoint(provider)
+        endpoint = self._agents_own(provider, config) if own else self._endpoints(provider)[0]
         model = config.model or endpoint.extra.get("model") or provider.default_model
         if not model:
             raise invalid_field("llm_config.model", f"{provider.name} has no default model: name one")
-        if config.base_url:
-            return BoundModel(provider, endpoint, self._client(_AGENTS), setting="llm_config.base_url"), model
         if own:
-            return self._bind(provider, endpoint), model
+            # What one tenant's address or key does to its breaker is nobody else's concern.
+            return self._bind(provider, endpoint, Way(provider.name, Health(self._routing)), config.base_url), model
         if provider.name not in self._bound:
-            self._bound[provider.name] = self._bind(provider, endpoint)
+            self._bound[provider.name] = self._bind_all(provider)
         return self._bound[provider.name], model
 
     def stats(self) -> Mapping[str, PoolStats]:
         """The gauges of every pool in use, by provider id; ``agents`` is the pool of addresses that agents named."""
-        return {name: client.stats() for name, client in self._clients.items()}
+        return self._pools.stats()
+
+    def fleets(self) -> Mapping[str, FleetStats]:
+        """What choosing among several ways has led to, by the id of each provider that has them."""
+        return {name: model.stats for name, model in self._bound.items() if isinstance(model, Fleet)}
+
+    def breakers(self) -> Mapping[str, BreakerState]:
+        """Whether a provider is asked, by the id of each that was asked for: as much as the best of its addresses."""
+        return {
+            name: best([health.breaker.state for health in places.values()]) for name, places in self._health.items()
+        }
+
+    def providers(self) -> Sequence[ProviderStatus]:
+        """All of them, by name."""
+        return [self._status(provider) for _, provider in sorted(self._registry.items())]
 
     async def warm(self) -> None:
-        """Opens connections to every endpoint of the operator's and keeps them open."""
-        await asyncio.gather(
-            *(
-                self._client(name).warm(url)
-                for name in self._endpoints
-                if (url := self._endpoint(self._registry[name]).base_url)
-            )
-        )
+        """Opens connections to every address of the operator's and keeps them open."""
+        ways = {name: self._endpoints(self._registry[name]) for name in self._told}
+        urls = {(name, endpoint.base_url) for name, all_ways in ways.items() for endpoint in all_ways}
+        await asyncio.gather(*(self._client(name, url).warm(url) for name, url in urls if url))
 
     async def close(self) -> None:
         """Closes all connections."""
-        await asyncio.gather(*(client.close() for client in self._clients.values()))
+        await self._pools.close()
 
-    def _bind(self, provider: Provider, endpoint: Endpoint) -> ChatModel:
-        """A model at the operator's address, or at the provider's public one."""
+    def _bind_all(self, provider: Provider) -> ChatModel:
+        """The operator's ways to a provider, as one model."""
+        endpoints = self._endpoints(provider)
+        if _is_played(provider, endpoints[0]):
+            return PlayedModel(provider, self._config)
+        models: dict[Way, ChatModel] = {}
+        for endpoint in endpoints:
+            health = self._health.get(provider.name, {}).get(endpoint.base_url) or Health(self._routing)
+            way = Way(provider.name, health, place(endpoint))
+            models[way] = self._bind(provider, endpoint, way)
+            self._health.setdefault(provider.name, {})[endpoint.base_url] = health
+        if len(models) == 1 and not self._routing.hedge_after:
+            return next(iter(models.values()))
+        return Fleet(models, self._routing.hedge_after, self._prompt_tokens)
+
+    def _bind(self, provider: Provider, endpoint: Endpoint, way: Way, own_url: str = "") -> ChatModel:
+        """A model on one way. ``own_url``: an agent named the address."""
+        if own_url:
+            return BoundModel(provider, endpoint, self._pools.agents_own(), setting="llm_config.base_url", way=way)
         if _is_played(provider, endpoint):
             return PlayedModel(provider, self._config)
-        if missing := _missing(provider, endpoint, " or ".join(provider.key_env), _setting(provider)):
+        if missing := " and ".join(_missing(provider, endpoint, " or ".join(provider.key_env), _setting(provider))):
             raise AgentsvcError(
                 Reason.PROVIDER_NOT_CONFIGURED,
                 f"{provider.name} is not configured: set {missing} for the service.",
                 provider=provider.name,
             )
-        return BoundModel(provider, endpoint, self._client(provider.name), setting=_setting(provider))
+        client = self._client(provider.name, endpoint.base_url)
+        return BoundModel(provider, endpoint, client, setting=_setting(provider), way=way)
 
     def _agents_own(self, provider: Provider, config: LLMConfig) -> Endpoint:
         if not (config.api_key.isascii() and config.api_key.isprintable()):
             raise invalid_field("llm_config.api_key", "must be one line of printable ASCII, as headers are")
         if not config.base_url:
-            return Endpoint(self._endpoint(provider).base_url, config.api_key)
+            return Endpoint(self._endpoints(provider)[0].base_url, config.api_key)
         check_public_url(config.base_url, "llm_config.base_url")
         return Endpoint(config.base_url.rstrip("/"), config.api_key)
 
-    def _endpoint(self, provider: Provider) -> Endpoint:
-        endpoint = self._endpoints.get(provider.name, Endpoint(""))
-        return endpoint if endpoint.base_url else replace(endpoint, base_url=provider.base_url)
+    def _endpoints(self, provider: Provider) -> tuple[Endpoint, ...]:
+        """The operator's ways to it; at least one, be it without a key."""
+        told = self._told.get(provider.name) or (Endpoint(""),)
+        return tuple(one if one.base_url else replace(one, base_url=provider.base_url) for one in told)
 
-    def _client(self, name: str) -> ProviderClient:
-        if name not in self._clients:
-            self._clients[name] = ProviderClient(self._config, public_only=name == _AGENTS)
-        return self._clients[name]
+    def _client(self, name: str, base_url: str) -> ProviderClient:
+        """Where there are several ways, going to the next one takes the place of asking again."""
+        return self._pools.client(name, base_url, retries=len(self._told.get(name, ())) <= 1)
+
+    def _status(self, provider: Provider) -> ProviderStatus:
+        endpoints, name = self._endpoints(provider), provider.name
+        key, url = (names[0] if names else "" for names in (provider.key_env, provider.base_url_env))
+        missing = () if _is_played(provider, endpoints[0]) else _missing(provider, endpoints[0], key, url)
+        return status(provider, endpoints, missing, self._health.get(name, {}), partial(self._pools.idle, name))
 
 
 @asynccontextmanager
@@ -192,7 +246,7 @@ async def connect(
     if _is_played(found, endpoint):
         yield PlayedModel(found, config)
         return
-    if missing := _missing(found, endpoint, "api_key", "base_url"):
+    if missing := " and ".join(_missing(found, endpoint, "api_key", "base_url")):
         raise AgentsvcError(
             Reason.PROVIDER_NOT_CONFIGURED, f"connect({found.name!r}) needs {missing}.", provider=found.name
         )
@@ -210,10 +264,10 @@ def _is_played(provider: Provider, endpoint: Endpoint) -> bool:
     return provider.name == _MOCK and not endpoint.base_url
 
 
-def _missing(provider: Provider, endpoint: Endpoint, key: str, url: str) -> str:
+def _missing(provider: Provider, endpoint: Endpoint, key: str, url: str) -> tuple[str, ...]:
     """The names of what must be said before ``endpoint`` can be used; empty when nothing is missing."""
     keyless = provider.needs_key and not endpoint.api_key
-    return " and ".join(name for name, lacks in ((key, keyless), (url, not endpoint.base_url)) if lacks)
+    return tuple(name for name, lacks in ((key, keyless), (url, not endpoint.base_url)) if lacks)
 
 
 def _setting(provider: Provider) -> str:

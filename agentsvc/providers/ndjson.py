@@ -6,7 +6,7 @@ delivered: whether it is whole is for the reader of its JSON to find out.
 
 from __future__ import annotations
 
-from agentsvc.providers.sse import MIB
+from agentsvc.providers.sse import LINE_LIMIT
 
 
 class JSONLines:
@@ -17,7 +17,7 @@ class JSONLines:
 
     __slots__ = ("_held", "_limit", "broken")
 
-    def __init__(self, *, limit: int = 8 * MIB) -> None:
+    def __init__(self, *, limit: int = LINE_LIMIT) -> None:
         self._limit = limit
         self._held = bytearray()  # what came after the last line end
         self.broken = ""
@@ -29,25 +29,37 @@ class JSONLines:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Every line that ``chunk`` completes, in order. Often empty."""
+        return self.payloads(self.block(chunk))
+
+    def block(self, chunk: bytes) -> bytes:
+        """The whole lines that ``chunk`` completes; the rest is held. Often empty."""
         held = self._held
         cut = chunk.rfind(b"\n") + 1
-        lines: list[bytes] = []
+        block = b""
         if cut:
             block = bytes(held) + chunk[:cut] if held else chunk[:cut]
             held.clear()
-            lines = self._lines(block)
         held += chunk[cut:] if cut else chunk
         if len(held) > self._limit:
             self._break()
-        return lines
+        return block
+
+    def lines(self, block: bytes) -> bytes | None:
+        """They are lines already."""
+        return block
+
+    def usual(self, block: bytes, events: int) -> bool:
+        """Whether there is nothing between the lines."""
+        return block.count(b"\n") == events
 
     def close(self) -> list[bytes]:
         """The connection ended: the pending line, if there is one."""
-        lines = self._lines(bytes(self._held))
+        lines = self.payloads(bytes(self._held))
         self._held.clear()
         return lines
 
-    def _lines(self, block: bytes) -> list[bytes]:
+    def payloads(self, block: bytes) -> list[bytes]:
+        """The lines of ``block`` that say something."""
         lines = [line for line in block.split(b"\n") if line and not line.isspace()]
         if len(block) > self._limit:
             for number, line in enumerate(lines):

@@ -24,6 +24,7 @@ from agentsvc.providers.dialect import Decoder, Endpoint, HttpRequest
 from agentsvc.providers.errors import MalformedStreamError, Vendor
 from agentsvc.providers.ndjson import JSONLines
 from agentsvc.providers.ollama_request import chat_body
+from agentsvc.providers.sse import LINE_LIMIT
 
 NAME = "ollama"
 
@@ -69,9 +70,9 @@ class Ollama:
         body = msgspec.json.encode(chat_body(request))
         return HttpRequest(endpoint.base_url.rstrip("/") + "/api/chat", headers, body)
 
-    def decoder(self) -> Decoder:
-        """For a stream."""
-        return StreamDecoder(ChatAnswer(self.vendor), JSONLines())
+    def decoder(self, limit: int = LINE_LIMIT) -> Decoder:
+        """For a stream, of whose events none is larger than ``limit`` bytes."""
+        return StreamDecoder(ChatAnswer(self.vendor), JSONLines(limit=limit))
 
     def body_decoder(self) -> Decoder:
         """For a whole answer."""

@@ -27,7 +27,7 @@ from agentsvc.providers.calls import CallAssembly, CallPiece
 from agentsvc.providers.dialect import Decoder, Endpoint, HttpRequest
 from agentsvc.providers.errors import Vendor, is_complaint
 from agentsvc.providers.openai_request import Accent, chat_body
-from agentsvc.providers.sse import EventStream
+from agentsvc.providers.sse import LINE_LIMIT, EventStream
 from agentsvc.providers.thoughts import Returns, Thoughts
 
 
@@ -93,7 +93,7 @@ class _PlainChunk(msgspec.Struct, gc=False):
     x_groq: None = None
 
 
-_plain = msgspec.json.Decoder(_PlainChunk).decode
+_plain = msgspec.json.Decoder(_PlainChunk).decode_lines
 
 
 class _WholeChoice(msgspec.Struct):
@@ -126,9 +126,9 @@ class OpenAIChat:
         body = chat_body(request, self.accent, self.vendor)
         return HttpRequest(self.accent.address(endpoint, request.model), headers, msgspec.json.encode(body))
 
-    def decoder(self) -> Decoder:
-        """For a stream."""
-        return StreamDecoder(ChatAnswer(self.vendor, self.accent.returns), EventStream(record=b"data: "))
+    def decoder(self, limit: int = LINE_LIMIT) -> Decoder:
+        """For a stream, of whose events none is larger than ``limit`` bytes."""
+        return StreamDecoder(ChatAnswer(self.vendor, self.accent.returns), EventStream(record=b"data: ", limit=limit))
 
     def body_decoder(self) -> Decoder:
         """For a whole answer."""
@@ -176,9 +176,10 @@ class ChatAnswer(Answer[ChatChunk]):
                 self.fail(self.vendor.complaint(flat))
                 return
 
-    def plain(self, payloads: Sequence[bytes]) -> str | None:
+    def plain(self, lines: bytes) -> tuple[str, int]:
         """The text of chunks that hold nothing else."""
-        return "".join([_plain(payload).choices[0].delta.content for payload in payloads]) or None
+        chunks = _plain(lines)
+        return "".join([chunk.choices[0].delta.content for chunk in chunks]), len(chunks)
 
     def whole(self, value: Any) -> None:
         """A complete ``chat.completion``."""

@@ -28,7 +28,7 @@ from agentsvc.providers.calls import CallAssembly, CallPiece, FunctionPiece
 from agentsvc.providers.dialect import Decoder, Endpoint, HttpRequest
 from agentsvc.providers.errors import MalformedStreamError, Vendor
 from agentsvc.providers.openai_responses_request import responses_body
-from agentsvc.providers.sse import EventStream
+from agentsvc.providers.sse import LINE_LIMIT, EventStream
 
 NAME = "openai-responses"
 
@@ -81,9 +81,9 @@ class OpenAIResponses:
         body = msgspec.json.encode(responses_body(request, vendor=self.name))
         return HttpRequest(endpoint.base_url.rstrip("/") + "/responses", headers, body)
 
-    def decoder(self) -> Decoder:
-        """For a stream."""
-        events = EventStream(record=b"event: response.output_text.delta\ndata: ")
+    def decoder(self, limit: int = LINE_LIMIT) -> Decoder:
+        """For a stream, of whose events none is larger than ``limit`` bytes."""
+        events = EventStream(record=b"event: response.output_text.delta\ndata: ", limit=limit)
         return StreamDecoder(ResponseAnswer(self.vendor, self.name), events)
 
     def body_decoder(self) -> Decoder:

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from agentsvc.domain.errors import Error, Reason
+from agentsvc.providers.sse import LINE_LIMIT
 
 # Retryable for the caller, not for us: the patience is gone, or the peer began to answer and may have done the work.
 _SPENT = frozenset({Reason.FIRST_TOKEN_TIMEOUT, Reason.IDLE_TIMEOUT, Reason.STREAM_TRUNCATED, Reason.MALFORMED_STREAM})
@@ -43,7 +44,8 @@ class PoolConfig:
     ``connections_per_host`` 0 is no limit: a stream holds its connection, so a limit is a limit of concurrent answers,
     and waiting for it shows up as the stage ``pool``. ``warm`` connections are kept open ahead of need.
     ``first_token_timeout`` counts from sending, over all attempts; ``idle_timeout`` between events afterwards, which
-    pings do not reset; ``answer_timeout`` is the former for an answer asked for in one body.
+    pings do not reset; ``answer_timeout`` is the former for an answer asked for in one body. ``line_limit``: bytes of one
+    event of a stream (SSE) or one line of it (NDJSON); a larger one ends the answer, whoever sends it.
     """
 
     connections_per_host: int = 0
@@ -56,6 +58,7 @@ class PoolConfig:
     first_token_timeout: float = 60.0
     idle_timeout: float = 60.0
     answer_timeout: float = 600.0
+    line_limit: int = LINE_LIMIT
     retry: RetryPolicy = RetryPolicy()
 
 

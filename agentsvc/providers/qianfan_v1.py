@@ -7,8 +7,7 @@ The finish reason stands on every event; ``is_end`` is the end. There are functi
 an id. What the model thought when it made the call is told as the annotation ``thoughts`` and goes back with it. Errors
 come with HTTP 200 and a code of their own.
 
-The key is an access token. It is bought with an API key and a secret at ``/oauth/2.0/token`` and lasts thirty days; that
-exchange is not this module's, which has no socket.
+The key is an access token, or is exchanged for one before the request is encoded (``qianfan_v1_token.py``).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from agentsvc.providers.dialect import Decoder, Endpoint, HttpRequest
 from agentsvc.providers.errors import QIANFAN_V1, MalformedStreamError, Vendor
 from agentsvc.providers.openai_chat import read_usage
 from agentsvc.providers.qianfan_v1_request import address, chat_body
-from agentsvc.providers.sse import EventStream
+from agentsvc.providers.sse import LINE_LIMIT, EventStream
 
 NAME = "qianfan-v1"
 _PATH = "/rpc/2.0/ai_custom/v1/wenxinworkshop/chat/"
@@ -76,9 +75,9 @@ class QianfanV1:
         body = msgspec.json.encode(chat_body(request, vendor=self.name))
         return HttpRequest(url, {"Content-Type": "application/json"}, body)
 
-    def decoder(self) -> Decoder:
-        """For a stream."""
-        return StreamDecoder(SentenceAnswer(self.vendor.knowing(QIANFAN_V1), self.name), EventStream())
+    def decoder(self, limit: int = LINE_LIMIT) -> Decoder:
+        """For a stream, of whose events none is larger than ``limit`` bytes."""
+        return StreamDecoder(SentenceAnswer(self.vendor.knowing(QIANFAN_V1), self.name), EventStream(limit=limit))
 
     def body_decoder(self) -> Decoder:
         """For a whole answer, and for most errors."""

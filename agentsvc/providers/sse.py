@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 MIB = 1 << 20
+LINE_LIMIT = 8 * MIB  # bytes of one event or line; signatures and search results make some of them large
 
 _BOM = b"\xef\xbb\xbf"
 _SILENT = (b":", b"event:", b"id:")  # what most lines beside the data are
@@ -28,43 +29,60 @@ class EventStream:
     were no fields.
     """
 
-    __slots__ = ("_held", "_limit", "_record", "_separator", "_stray", "_stray_size", "broken")
+    __slots__ = ("_held", "_limit", "_line_ends", "_record", "_separator", "_stray", "broken")
 
-    def __init__(self, *, record: bytes = b"data: ", limit: int = 8 * MIB) -> None:
+    def __init__(self, *, record: bytes = b"data: ", limit: int = LINE_LIMIT) -> None:
         self._record = record
         self._separator = b"\n\n" + record
+        self._line_ends = record.count(b"\n") + 2
         self._limit = limit
         self._held = bytearray()  # what came after the last blank line
-        self._stray: list[bytes] = []
-        self._stray_size = 0
+        self._stray = bytearray()  # one buffer: a list of short lines would cost many times their length
         self.broken = ""
 
     @property
     def stray(self) -> bytes:
         """The lines that were no SSE field, joined by LF. Empty in a well-formed stream."""
-        return b"\n".join(self._stray)
+        return bytes(self._stray[:-1])
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of every event that ``chunk`` completes, in order. Often empty."""
+        block = self.block(chunk)
+        return self.payloads(block) if block else []
+
+    def block(self, chunk: bytes) -> bytes:
+        """The whole events that ``chunk`` completes, blank lines included; the rest is held. Often empty."""
         held = self._held
         if not held:
             cut = _after_blank_line(chunk, 0)
-            if cut < len(chunk):
-                held += chunk[cut:]
-            payloads = self._payloads(chunk[:cut]) if cut else []
+            if cut == len(chunk):
+                return chunk
+            held += chunk[cut:]
+            block = chunk[:cut]
         else:
             searched = len(held)
             held += chunk
             cut = _after_blank_line(held, max(0, searched - 2))
-            payloads = []
-            if cut:
-                block = bytes(held[:cut])
-                del held[:cut]
-                payloads = self._payloads(block)
+            block = bytes(held[:cut])
+            del held[:cut]
         # The bytes of an event's last line end are not counted, and up to four of them may be held already.
         if len(held) > self._limit + 4:
             self._break()
-        return payloads
+        return block
+
+    def lines(self, block: bytes) -> bytes | None:
+        """``block`` as JSON lines, when it looks like usual events only: the way for one C call to decode them all.
+
+        Whoever decodes them compares how many they were with ``usual``.
+        """
+        record = self._record
+        if not block.startswith(record) or not block.endswith(b"\n\n") or 13 in block or len(block) > self._limit:
+            return None
+        return block[len(record) : -2].replace(self._separator, b"\n")
+
+    def usual(self, block: bytes, events: int) -> bool:
+        """Whether ``block`` is so many usual events and nothing else: every line end in it is theirs."""
+        return block.count(b"\n") == events * self._line_ends
 
     def close(self) -> list[bytes]:
         """The connection ended: the data of the pending event, if there is one."""
@@ -72,8 +90,8 @@ class EventStream:
         self._held.clear()
         return self._lines(block)
 
-    def _payloads(self, block: bytes) -> list[bytes]:
-        """``block`` is whole events, blank line included."""
+    def payloads(self, block: bytes) -> list[bytes]:
+        """The data of the events in ``block``."""
         record = self._record
         if block.startswith(record) and block.endswith(b"\n\n") and 13 not in block and len(block) <= self._limit:
             payloads = block[len(record) : -2].split(self._separator)
@@ -104,15 +122,14 @@ class EventStream:
         return payloads
 
     def _keep(self, line: bytes) -> None:
-        self._stray_size += len(line) + 1
-        if self._stray_size > self._limit:
+        self._stray += line + b"\n"
+        if len(self._stray) > self._limit:
             self._break()
-        else:
-            self._stray.append(line)
 
     def _break(self) -> None:
         self.broken = f"one event is larger than {self._limit} bytes"
         self._held.clear()
+        self._stray.clear()
 
 
 def _after_blank_line(buffer: bytes | bytearray, start: int) -> int:

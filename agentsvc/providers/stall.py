@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
+from time import perf_counter_ns
 
 _LEAST = 0.01  # seconds: what an attempt must have before it to be worth making
 
@@ -12,57 +12,58 @@ _LEAST = 0.01  # seconds: what an attempt must have before it to be worth making
 class StallTimer:
     """One timer per answer. What resets it only moves a mark, which the timer looks at when it goes off.
 
-    Until ``begin`` the patience is ``first`` seconds from ``start``, then ``idle`` seconds from each ``run``. ``alarm``
-    is called once; it has to make the pending read fail.
+    Until ``begin`` the patience is ``first`` seconds from ``start``, then ``idle`` seconds from ``since_ns``, the reading
+    of ``perf_counter_ns`` at which the provider got the ball; 0 while the reader has it. ``alarm`` is called once; it has
+    to make the pending read fail.
     """
 
-    __slots__ = ("_alarm", "_deadline", "_first_deadline", "_handle", "_idle", "_loop", "begun", "fired", "first")
+    __slots__ = ("_alarm", "_due", "_handle", "_idle", "_loop", "begun", "fired", "first", "since_ns")
 
     def __init__(self, first: float, idle: float, alarm: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._alarm = alarm
         self._idle = idle
-        self._deadline = self._first_deadline = math.inf
+        self._due = 0  # a reading: the end of the patience for the first token
         self._handle: asyncio.TimerHandle | None = None
         self.first = first
+        self.since_ns = 0
         self.begun = self.fired = False
 
     def start(self) -> None:
         """The request is out. Later attempts do not start it anew."""
         if self._handle is None:
-            self._deadline = self._first_deadline = self._loop.time() + self.first
-            self._wake_at(self._deadline)
+            self._due = perf_counter_ns() + int(self.first * 1e9)
+            self._wake_in(self.first)
 
     def allows(self, delay: float) -> bool:
         """Whether ``delay`` seconds from now there is patience left for more than that."""
-        return not self.fired and self._loop.time() + delay + _LEAST < self._deadline
+        return not self.fired and (self._handle is None or delay + _LEAST < self._left(perf_counter_ns()))
 
     def begin(self) -> None:
         """The first token is here; from now on the shorter look."""
         self.begun = True
-        self._wake_at(self._loop.time() + self._idle)
-
-    def hold(self) -> None:
-        """The reader has the ball: no time runs."""
-        self._deadline = math.inf
-
-    def run(self) -> None:
-        """The provider has the ball again."""
-        self._deadline = self._loop.time() + self._idle if self.begun else self._first_deadline
+        if self._handle is None or self._idle < (self._due - perf_counter_ns()) * 1e-9:
+            self._wake_in(self._idle)
 
     def stop(self) -> None:
         """The answer is over."""
         if self._handle is not None:
             self._handle.cancel()
 
-    def _wake_at(self, when: float) -> None:
+    def _left(self, now: int) -> float:
+        """Seconds of patience that are left."""
+        if not self.begun:
+            return (self._due - now) * 1e-9
+        return self._idle - (now - self.since_ns) * 1e-9 if self.since_ns else self._idle
+
+    def _wake_in(self, seconds: float) -> None:
         self.stop()
-        self._handle = self._loop.call_at(when, self._check)
+        self._handle = self._loop.call_later(seconds, self._check)
 
     def _check(self) -> None:
-        now = self._loop.time()
-        if now >= self._deadline:
+        left = self._left(perf_counter_ns())
+        if left <= 0:
             self.fired = True
             self._alarm()
         else:
-            self._wake_at(min(self._deadline, now + self._idle))
+            self._wake_in(min(left, self._idle))

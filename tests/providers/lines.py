@@ -13,6 +13,7 @@ from agentsvc.domain.events import Annotation, ModelEvent, ModelFailed, ModelFin
 from agentsvc.domain.messages import FinishReason, Message, Role, Text, Usage
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.providers.dialect import Decoder, Endpoint, HttpRequest, Provider
+from agentsvc.providers.sse import LINE_LIMIT
 
 
 class LinesDecoder:
@@ -67,7 +68,7 @@ class Lines:
         headers = {"Content-Type": "text/plain", "Authorization": f"Bearer {endpoint.api_key}"}
         return HttpRequest(f"{endpoint.base_url}/ask", headers, request.messages[-1].text.encode())
 
-    def decoder(self) -> Decoder:
+    def decoder(self, limit: int = LINE_LIMIT) -> Decoder:
         return LinesDecoder()
 
     def body_decoder(self) -> Decoder:

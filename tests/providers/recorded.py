@@ -53,6 +53,7 @@ class Recording:
     headers: dict[str, str]
     body: bytes
     expect: dict[str, Any]
+    provider: str = ""  # as the recording names it
 
     def decoder(self) -> Decoder:
         whole = self.headers.get("content-type", "").startswith("application/json")
@@ -77,7 +78,8 @@ def _load(path: Path) -> Recording | None:
     expect = content["expect"]
     # What vendors bill apart from what they count has no word here, and nothing counted is nothing reported.
     expect["usage"] = {key: n for key, n in (expect["usage"] or {}).items() if not key.startswith("billed_")} or None
-    return Recording(name, DIALECTS[content["dialect"]], response["status"], headers, body, expect)
+    dialect = DIALECTS[content["dialect"]]
+    return Recording(name, dialect, response["status"], headers, body, expect, content["provider"])
 
 
 RECORDINGS = load()

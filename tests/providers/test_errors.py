@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsvc.domain.errors import Reason
-from agentsvc.providers.errors import Vendor, retry_after
+from agentsvc.providers.errors import Vendor, is_complaint, retry_after
 
 ACME = Vendor("acme", "Acme", "ACME_API_KEY", "ACME_BASE_URL", codes={"1301": Reason.CONTENT_FILTER})
 
@@ -77,6 +77,31 @@ def test_a_refusal_has_the_reason_its_status_and_body_say(status: int, body: Any
 )
 def test_errors_inside_a_200(value: Any, expected: Reason) -> None:
     assert ACME.complaint(value).reason is expected
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (1002, Reason.PROVIDER_RATE_LIMIT),
+        (1004, Reason.PROVIDER_AUTH),
+        (1008, Reason.PROVIDER_QUOTA),
+        (1027, Reason.CONTENT_FILTER),
+        (2013, Reason.PROVIDER_INVALID_REQUEST),
+        (1000, Reason.PROVIDER_SERVER_ERROR),
+    ],
+)
+def test_a_base_resp_with_a_code_is_an_error_inside_a_200(code: int, expected: Reason) -> None:
+    value = {"base_resp": {"status_code": code, "status_msg": "login fail: secret"}}
+    error = ACME.complaint(value)
+    assert is_complaint(value)
+    assert (error.reason, error.metadata) == (expected, {"provider_code": str(code)})
+    assert "secret" not in error.message
+
+
+def test_a_base_resp_without_one_is_none_and_its_numbers_mean_nothing_elsewhere() -> None:
+    for value in ({"base_resp": {"status_code": 0, "status_msg": ""}}, {"base_resp": None}, {"base_resp": {}}):
+        assert not is_complaint(value)
+    assert ACME.complaint({"error": {"code": 1004}}).reason is Reason.PROVIDER_SERVER_ERROR
 
 
 def test_the_message_is_ours_and_names_the_setting() -> None:

@@ -99,9 +99,11 @@ def test_every_vendor_is_a_file_of_its_own() -> None:
     ("name", "variable"),
     [
         ("azure", "AZURE_OPENAI_API_KEY"),
+        ("azure", "AZURE_OPENAI_AD_TOKEN"),
         ("zhipu", "ZHIPUAI_API_KEY"),
         ("baidu", "QIANFAN_API_KEY"),
         ("baidu-v1", "QIANFAN_ACCESS_TOKEN"),
+        ("baidu-v1", "QIANFAN_AK"),
         ("cohere", "CO_API_KEY"),
         ("gemini", "GOOGLE_API_KEY"),
         ("qwen-native", "DASHSCOPE_API_KEY"),
@@ -111,7 +113,7 @@ def test_every_vendor_is_a_file_of_its_own() -> None:
     ],
 )
 def test_the_vendors_own_names_serve_too(name: str, variable: str) -> None:
-    assert Settings.load({variable: "k"}).endpoints[name].api_key == "k"
+    assert Settings.load({variable: "k"}).endpoints[name][0].api_key == "k"
 
 
 # --- what an accent changes -----------------------------------------------------------------------------------------
@@ -224,6 +226,26 @@ def test_azure_has_two_surfaces(base_url: str, version: str, url: str) -> None:
     assert sent.url == url
     assert (sent.headers["api-key"], "Authorization" in sent.headers) == ("k", False)
     assert json.loads(sent.body)["model"] == "my mini"
+
+
+@pytest.mark.parametrize(
+    "token", ["eyJ0eXAiOiJKV1Qi.eyJhdWQiOiJodHRwczov.c2ln-bmF0_dXJl", "eyJhbGciOiJkaXIi..aXY.Y3Q.dGFn"]
+)
+def test_azure_takes_a_token_of_entra_as_a_bearers(token: str) -> None:
+    sent = PROVIDERS["azure"].dialect.encode(ModelRequest("mini", (ASKED,)), Endpoint(AZURE, token))
+    assert (sent.headers["Authorization"], "api-key" in sent.headers) == (f"Bearer {token}", False)
+
+
+@pytest.mark.parametrize("key", ["0123456789abcdef0123456789abcdef", "eyJ0", "eyJ0.x", "a.b.c", ""])
+def test_azure_takes_anything_else_as_the_resources_key(key: str) -> None:
+    sent = PROVIDERS["azure"].dialect.encode(ModelRequest("mini", (ASKED,)), Endpoint(AZURE, key))
+    assert "Authorization" not in sent.headers
+    assert sent.headers.get("api-key", "") == key
+
+
+def test_azures_token_comes_before_its_key() -> None:
+    told = {"AZURE_OPENAI_API_KEY": "k", "AZURE_OPENAI_AD_TOKEN": "t", "AZURE_OPENAI_ENDPOINT": AZURE}
+    assert Settings.load(told).endpoints["azure"][0].api_key == "t"
 
 
 def test_further_settings_become_headers() -> None:

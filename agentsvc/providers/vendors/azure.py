@@ -4,14 +4,17 @@
     {endpoint}/openai/deployments/{deployment}/chat/completions?api-version=...        when an API version is set
 
 The model of an agent is the name of a deployment. An endpoint that goes on to ``/openai/...`` or ``/models`` (Foundry) is
-taken as it is. https://learn.microsoft.com/azure/ai-foundry/openai/reference
+taken as it is. A key is either the resource's or a token of Entra, which lives an hour or so and is told by its form.
+https://learn.microsoft.com/azure/ai-foundry/openai/reference
 """
 
+import re
+from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import quote
 
-from agentsvc.domain.ports import Capabilities
-from agentsvc.providers.dialect import Endpoint, Provider
+from agentsvc.domain.ports import Capabilities, ModelRequest
+from agentsvc.providers.dialect import Endpoint, HttpRequest, Provider
 from agentsvc.providers.openai_chat import OpenAIChat
 from agentsvc.providers.openai_request import Accent
 
@@ -26,11 +29,28 @@ def surface(endpoint: Endpoint, model: str) -> str:
     return f"{base}/chat/completions{query}"
 
 
+_KEY = "api-key"
+_ENTRA = re.compile(r"eyJ[\w-]+(?:\.[\w-]*){2,}", re.ASCII)  # a JSON Web Token
+
+
+@dataclass(frozen=True, slots=True)
+class AzureChat(OpenAIChat):
+    """Chat completions with the resource's key or with a token of Entra."""
+
+    def encode(self, request: ModelRequest, endpoint: Endpoint) -> HttpRequest:
+        """The request. A token is a bearer's, a key has a header of its own."""
+        sent = OpenAIChat.encode(self, request, endpoint)
+        if not _ENTRA.fullmatch(endpoint.api_key):
+            return sent
+        headers = {name: value for name, value in sent.headers.items() if name != _KEY}
+        return replace(sent, headers=headers | {"Authorization": f"Bearer {endpoint.api_key}"})
+
+
 azure = Provider.of(
     "azure",
     "Azure OpenAI",
-    partial(OpenAIChat, accent=Accent(address=surface, key_header="api-key", key_prefix="")),
-    key_env=("AZURE_OPENAI_API_KEY",),
+    partial(AzureChat, accent=Accent(address=surface, key_header=_KEY, key_prefix="")),
+    key_env=("AZURE_OPENAI_AD_TOKEN", "AZURE_OPENAI_API_KEY"),  # in that order as the vendor's own SDK
     base_url_env=("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_BASE_URL"),
     capabilities=Capabilities(images=True, response_schema=True),
     extra_env={
