@@ -77,6 +77,7 @@ class Budget(_Overlay):
     cost_micros: int | None = None
     wall_clock: float | None = None
     tool_calls: int | None = None
+    cost_currency: str | None = None
 
 
 @quick

@@ -92,6 +92,10 @@ class RunOptions:
     fallbacks: tuple[ModelRef, ...] = ()
 
 
+NO_OPTIONS = RunOptions()
+"""Of the call that says nothing: all is the agent's. The one value, so that it is known by identity."""
+
+
 @quick
 @dataclass(frozen=True, slots=True)
 class RunRequest:
@@ -111,7 +115,7 @@ class RunRequest:
     request_id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    options: RunOptions = RunOptions()
+    options: RunOptions = NO_OPTIONS
     fingerprint: str = ""
     deadline: float | None = None
 

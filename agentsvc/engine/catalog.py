@@ -2,27 +2,76 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Self
 
-from agentsvc.domain.agents import Agent, AgentStatus, LLMConfig
+from agentsvc.domain.agents import (
+    Agent,
+    AgentStatus,
+    Budget,
+    GenerationOptions,
+    LLMConfig,
+    MemoryOptions,
+    ModelRef,
+    StreamingMode,
+    StreamingOptions,
+)
 from agentsvc.domain.errors import AgentsvcError, Reason, invalid_field
-from agentsvc.domain.ports import AgentStore, ChatModel, Filter, Models, Page, PageRequest
-from agentsvc.domain.runs import Principal, RunOptions
+from agentsvc.domain.ports import AgentStore, Filter, Models, Page, PageRequest
+from agentsvc.domain.quick import quick
+from agentsvc.domain.runs import NO_OPTIONS, Principal, RunOptions
 from agentsvc.engine.ids import new_id
+from agentsvc.engine.routing import Candidate
 from agentsvc.engine.tools import Toolset
 
 _KEPT = 10_000
+_log = logging.getLogger(__name__)
 
 
+@quick
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A call's options laid over its agent's, and those over the service's."""
+
+    streaming: StreamingOptions
+    mode: StreamingMode
+    memory: MemoryOptions
+    budget: Budget
+    generation: GenerationOptions
+
+    @classmethod
+    def of(cls, options: RunOptions, agent: Agent) -> Self:
+        """Three layers seen from above."""
+        streaming = options.streaming.over(agent.streaming).over(_DEFAULT_STREAMING)
+        return cls(
+            streaming,
+            streaming.mode or StreamingMode.STREAM,
+            options.memory.over(agent.memory),
+            options.budget.over(agent.budget),
+            options.generation.over(agent.llm_config.parameters),
+        )
+
+
+_DEFAULT_STREAMING = StreamingOptions(StreamingMode.STREAM, 0, 0.0, False, False, False)
+
+
+@quick
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An agent with its model chosen and its tools at hand."""
+    """An agent with its models chosen and its tools at hand. ``layers`` are those of a call without options."""
 
     agent: Agent
-    model: ChatModel
-    model_name: str
+    first: Candidate
     tools: Toolset
+    fallbacks: tuple[Candidate, ...]
+    layers: Layers
+
+    def layers_of(self, options: RunOptions) -> Layers:
+        """Those of a call."""
+        return self.layers if options is NO_OPTIONS else Layers.of(options, self.agent)
 
 
 class Catalog:
@@ -53,16 +102,44 @@ class Catalog:
             raise AgentsvcError(
                 Reason.AGENT_NOT_FOUND, f"Agent {agent_id!r} is disabled: set its status to ACTIVE with UpdateAgent."
             )
-        model, name = self._models.bind(agent.llm_config)
-        prepared = Prepared(agent, model, name, self._tools.pick(agent.tools))
+        first = Candidate(*self._models.bind(agent.llm_config))
+        fallbacks = tuple(self._reachable(agent))
+        prepared = Prepared(agent, first, self._tools.pick(agent.tools), fallbacks, Layers.of(NO_OPTIONS, agent))
         if changes == self._changes:  # else what was read may be old already: good for this run, not to be kept
             self._prepared[tenant_id, agent_id] = prepared
         if len(self._prepared) > _KEPT:
             self._prepared.popitem(last=False)
         return prepared
 
-    def choose(self, prepared: Prepared, options: RunOptions) -> tuple[ChatModel, str]:
+    def _reachable(self, agent: Agent) -> Iterator[Candidate]:
+        """The agent's fallbacks, but for those whose provider has no key yet: the agent works without them."""
+        for fallback in agent.fallbacks:
+            try:
+                yield Candidate(*self._models.bind(LLMConfig(fallback.provider, fallback.model)))
+            except AgentsvcError as error:
+                if error.reason is not Reason.PROVIDER_NOT_CONFIGURED:
+                    raise
+                _log.warning("agent %s goes without its fallback to %s: %s", agent.agent_id, fallback.provider, error)
+
+    def fallbacks(self, prepared: Prepared, options: RunOptions) -> tuple[Candidate, ...]:
+        """The models that go on when the first one fails: the call's, else the agent's.
+
+        Raises:
+            AgentsvcError: as ``choose``, naming the call's field.
+        """
+        return tuple(self._bound(options.fallbacks, "options.")) if options.fallbacks else prepared.fallbacks
+
+    def _bound(self, fallbacks: Iterable[ModelRef], place: str) -> Iterator[Candidate]:
+        for position, fallback in enumerate(fallbacks):
+            try:
+                yield Candidate(*self._models.bind(LLMConfig(fallback.provider, fallback.model)))
+            except AgentsvcError as error:
+                raise _said_in(f"{place}fallbacks[{position}].", error) from error
+
+    def choose(self, prepared: Prepared, options: RunOptions) -> Candidate:
         """The model of one call: the agent's, unless the call names another provider or model."""
+        if options is NO_OPTIONS:
+            return prepared.first
         config = prepared.agent.llm_config
         if options.provider and options.provider != config.provider:
             # Another vendor: the agent's own address and key are not for it.
@@ -71,10 +148,10 @@ class Catalog:
                     "options.provider", "this agent has an endpoint of its own and cannot be sent to another provider"
                 )
             try:
-                return self._models.bind(LLMConfig(options.provider, options.model))
+                return Candidate(*self._models.bind(LLMConfig(options.provider, options.model)))
             except AgentsvcError as error:
                 raise _said_in("options.", error) from error
-        return prepared.model, options.model or prepared.model_name
+        return Candidate(prepared.first.model, options.model or prepared.first.name)
 
     def forget(self, tenant_id: str = "", agent_id: str = "") -> None:
         """Drops one prepared agent, or all of them: something changed elsewhere."""
@@ -127,6 +204,12 @@ class Catalog:
             # Its key may be set later, with a restart; everything else is the caller's to mend now.
             if error.reason is not Reason.PROVIDER_NOT_CONFIGURED:
                 raise _said_in("agent.llm_config.", error) from error
+        for position, fallback in enumerate(agent.fallbacks):
+            try:
+                self._models.bind(LLMConfig(fallback.provider, fallback.model))
+            except AgentsvcError as error:
+                if error.reason is not Reason.PROVIDER_NOT_CONFIGURED:
+                    raise _said_in(f"agent.fallbacks[{position}].", error) from error
 
 
 def _said_in(place: str, error: AgentsvcError) -> AgentsvcError:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from agentsvc.domain.agents import Session
 from agentsvc.domain.errors import AgentsvcError, Error, Reason
 from agentsvc.domain.events import (
+    Annotation,
     BudgetKind,
     GenerationCompleted,
     ReasoningDelta,
@@ -28,7 +29,7 @@ from agentsvc.domain.events import (
     Timings,
     ToolCallStarted,
 )
-from agentsvc.domain.messages import Message
+from agentsvc.domain.messages import Cost, Message
 from agentsvc.domain.ports import Ledger
 from agentsvc.domain.quick import quick
 from agentsvc.domain.runs import OnDisconnect, Run, RunRequest
@@ -87,8 +88,38 @@ class Live:
 
     ``prepare`` assembles the plan when the run has its session's turn. ``on_settled`` is told once, when the run's
     slot and session are free again; ``on_ended`` once, after run_finished. ``lag_since`` a perf_counter_ns reading is how
-    long the event loop has kept things waiting, in microseconds.
+    long the event loop has kept things waiting, in microseconds. ``notes`` follow
+    run_started.
     """
+
+    __slots__ = (
+        "_cause",
+        "_commit",
+        "_leave_timer",
+        "_ledger",
+        "_limit",
+        "_limit_timer",
+        "_new_session",
+        "_notes",
+        "_plan",
+        "_prepare",
+        "_readers",
+        "_request",
+        "_run",
+        "_running",
+        "_settled",
+        "_task",
+        "_transcript",
+        "conversation",
+        "journal",
+        "lag_since",
+        "on_ended",
+        "on_settled",
+        "run_id",
+        "started",
+        "tenant_id",
+        "timeline",
+    )
 
     def __init__(
         self,
@@ -100,19 +131,21 @@ class Live:
         timeline: Timeline,
         conversation: Conversation,
         ledger: Ledger,
-        prepare: Callable[[Live], Plan],
+        prepare: Callable[[], Plan],
+        notes: tuple[Annotation, ...] = (),
     ) -> None:
         self.tenant_id = tenant_id
         self.run_id = run.run_id
-        self.request = request
         self.journal = journal
         self.timeline = timeline
         self.conversation = conversation
         self.on_settled: Callable[[Live], None] = _nothing
         self.on_ended: Callable[[Live], None] = _nothing
         self.lag_since: Callable[[int], int] = _no_lag
-        self._run = run
         self.started = started
+        self._run = run
+        self._request = request
+        self._notes = notes
         self._ledger = ledger
         self._prepare = prepare
         self._plan: Plan | None = None
@@ -136,9 +169,15 @@ class Live:
         loop = asyncio.get_running_loop()
         self._new_session = new_session
         self._limit = loop.time() + wall_clock, WALL_CLOCK
-        if self.request.deadline is not None and self.request.options.on_disconnect is OnDisconnect.CANCEL:
-            self._limit = min(self._limit, (self.request.deadline, DEADLINE), key=lambda limit: limit[0])
+        deadline = self._request.deadline
+        if deadline is not None and deadline < self._limit[0] and self._in_step:
+            self._limit = deadline, DEADLINE
         self._task = loop.create_task(self._drive(), name=self.run_id)
+
+    @property
+    def _in_step(self) -> bool:
+        """Whether the run is its readers' alone. Under CONTINUE it neither stalls nor slows, whoever reads."""
+        return self._request.options.on_disconnect is OnDisconnect.CANCEL
 
     @property
     def state(self) -> RunState:
@@ -195,7 +234,7 @@ class Live:
         self._readers -= 1
         if self._readers or detached or self._settled:
             return
-        options, deadline = self.request.options, self.request.deadline
+        options, deadline = self._request.options, self._request.deadline
         if options.on_disconnect is OnDisconnect.CANCEL:
             # At the deadline the door loses its caller a moment before or after our own timer: one cause, one end.
             late = deadline is not None and asyncio.get_running_loop().time() >= deadline - _DEADLINE_SLACK
@@ -208,10 +247,9 @@ class Live:
         """The task: converse, settle, finish."""
         self._running = True
         try:
-            # Two turns later the provider's request is on its way, and nothing that is done for the beginning (encoding
+            # One turn later the provider's request is on its way, and nothing that is done for the beginning (encoding
             # the first event, waking the reader, the row, a timer) has delayed it.
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._announce)
+            asyncio.get_running_loop().call_soon(self._announce)
             ending = self._cause or await self._converse()
         except BudgetExceeded as limit:
             ending = Ending(RunState.BUDGET_EXCEEDED, budget_kind=limit.kind)
@@ -232,6 +270,8 @@ class Live:
         if self.journal.last:
             return
         self.journal.append(self.started, 0)
+        for note in self._notes:
+            self.journal.append(note, 0)
         self._ledger.started(self.tenant_id, self._run, self._new_session)
         when, ending = self._limit
         self._limit_timer = asyncio.get_running_loop().call_at(when, self.stop, ending)
@@ -245,15 +285,14 @@ class Live:
         await self._turn()
         if self._run.state is not RunState.RUNNING:
             self._run = replace(self._run, state=RunState.RUNNING)
-        self._plan = plan = self._prepare(self)
+        self._plan = plan = self._prepare()
         self.timeline.reached(Stage.PROMPT)
         journal, transcript = self.journal, self._transcript
         append = journal.append
-        # Under CONTINUE a run neither stalls nor slows, whoever reads.
-        in_step = self.request.options.on_disconnect is OnDisconnect.CANCEL
+        in_step = self._in_step
         held_back, show_timings = bool(plan.streaming.text_buffer_size), plan.streaming.emit_timings
         first = held_back or show_timings
-        async with aclosing(converse(plan, transcript, self.timeline)) as events:
+        async with aclosing(converse(plan, transcript, self.timeline, self._position)) as events:
             async for event in events:
                 if self._cause is not None:
                     return self._cause  # a library below us swallowed the cancellation
@@ -275,8 +314,14 @@ class Live:
                     self.timeline.waited(waiting)
         return COMPLETED
 
+    def _position(self) -> int:
+        """The last sequence given out. run_started and its notes come before everything, whenever they leave."""
+        return self.journal.last or 1 + len(self._notes)
+
     async def _turn(self) -> None:
         """Waits in the session's queue; that time is nobody's overhead."""
+        if self.conversation.run_id == self.run_id:
+            return
         waiting = self.timeline.now_ns()
         try:
             await self.conversation.turn(self.run_id)
@@ -301,16 +346,23 @@ class Live:
             partial_text="" if completed else transcript.text,
             finish_reason=transcript.finish_reason,
             usage=transcript.usage,
+            cost=self._cost(),
             error=ending.error,
             budget_kind=ending.budget_kind,
             last_sequence=self.journal.last + (2 if completed else 1),
             framework_overhead_us=self.timeline.overhead_us(),
             end_time=datetime.now(UTC),
         )
-        messages = self._messages() if self.request.store else ()
+        messages = self._messages() if self._request.store else ()
         self._commit = self._ledger.ended(self.tenant_id, self._run, messages)
         self.conversation.release(self.run_id, messages)
         self.on_settled(self)
+
+    def _cost(self) -> Cost | None:
+        """What the vendors will charge; None where nobody knows the price or nothing was asked."""
+        if (plan := self._plan) is None or not self._transcript.requests:
+            return None
+        return plan.prices.cost(self._transcript.requests)
 
     def _messages(self) -> tuple[Message, ...]:
         """The turn as the session keeps it: the question and all that was said to it."""
@@ -319,7 +371,7 @@ class Live:
         error = self._run.error
         if error is not None and error.reason in _UNASKABLE and not self._transcript.messages:
             return ()  # the vendor will not have this question: with it in the history no later turn would pass
-        said = (*prompt.question(self.request), *self._transcript.messages)
+        said = (*prompt.question(self._request), *self._transcript.messages)
         now = datetime.now(UTC)
         return tuple(
             replace(message, message_id=f"{self.run_id}.{position}", run_id=self.run_id, create_time=now)
@@ -344,9 +396,13 @@ class Live:
             ),
             self._transcript.step,
         )
-        # Only the journal is read from now on: a run that is kept for its readers holds nothing else of size.
-        self._plan, self._transcript = None, Transcript()
         self.on_ended(self)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Only the journal and the record are asked for from now on: a run that is kept for its readers is small."""
+        self._plan = self._task = self._commit = self._new_session = self._limit_timer = self._leave_timer = None
+        self._transcript, self._request, self._prepare, self.timeline = _NOTHING_SAID, _NOT_ASKED, _over, _NO_TIME
 
     def _final(self, error: Error) -> Error:
         """The error as the caller sees it: who failed, and no promise of a retry once a tool was started for good."""
@@ -371,6 +427,15 @@ async def _landed(commit: asyncio.Future[None]) -> bool:
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+_NOTHING_SAID = Transcript()
+_NOT_ASKED = RunRequest("", ())
+_NO_TIME = Timeline(0)
+
+
+def _over() -> Plan:
+    raise AssertionError("a run is planned once")
 
 
 def _nothing(_: Live) -> None:

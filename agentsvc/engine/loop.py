@@ -6,7 +6,7 @@ The heart of the service, and one async generator; numbering, storage, limits on
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from agentsvc.domain.agents import Budget, StreamingOptions
 from agentsvc.domain.errors import ProviderError, Reason
 from agentsvc.domain.events import (
-    Annotation,
+    AttemptChanged,
     BudgetKind,
     Event,
     GenerationCompleted,
@@ -35,9 +35,14 @@ from agentsvc.domain.runs import ToolChoice, ToolChoiceMode
 from agentsvc.domain.timeline import AnswerTiming, Timeline
 from agentsvc.engine import estimate
 from agentsvc.engine.budget import BudgetExceeded, Meter
+from agentsvc.engine.prices import PriceTable
+from agentsvc.engine.routing import Candidate, Route
 from agentsvc.engine.shaping import shaped
 from agentsvc.engine.tools import Toolset, run_tools
 from agentsvc.engine.transcript import Transcript
+
+_DELTAS = (TextDelta, ReasoningDelta, ToolCallStarted, ToolCallArgumentsDelta)
+_GO_ON = frozenset({FinishReason.TOOL_CALLS, FinishReason.PAUSE})
 
 
 @quick
@@ -54,29 +59,49 @@ class Plan:
     run_id: str = ""
     user_id: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    prices: PriceTable = PriceTable()
+    fallbacks: tuple[Candidate, ...] = ()
 
 
-def converse(plan: Plan, transcript: Transcript, timeline: Timeline) -> AsyncGenerator[Event, None]:
+def converse(
+    plan: Plan, transcript: Transcript, timeline: Timeline, position: Callable[[], int] = lambda: 0
+) -> AsyncGenerator[Event, None]:
     """One run's events, from the first delta to GenerationCompleted; ``transcript`` grows along.
 
+    ``position`` is the sequence of the last event that was taken from here, for AttemptChanged to name.
+
     Raises:
-        ProviderError: the vendor failed; what came before has been yielded.
+        ProviderError: the last vendor asked has failed; what came before has been yielded.
         BudgetExceeded: a limit of the plan tripped.
     """
-    return shaped(_steps(plan, transcript, timeline), plan.streaming, timeline)
+    return shaped(_steps(plan, transcript, timeline, position), plan.streaming, timeline)
 
 
-async def _steps(plan: Plan, transcript: Transcript, timeline: Timeline) -> AsyncGenerator[Event, None]:
+async def _steps(
+    plan: Plan, transcript: Transcript, timeline: Timeline, position: Callable[[], int]
+) -> AsyncGenerator[Event, None]:
     request, meter = plan.request, Meter(plan.budget)
+    route = Route(Candidate(plan.model, request.model), plan.fallbacks)
     for step in range(1, plan.max_steps + 1):
-        meter.begin_step(estimate.prompt_tokens(request) if plan.budget.tokens is not None else 0)
-        async with aclosing(_answer(plan, request, transcript, meter, timeline, step)) as events:
-            async for event in events:
-                yield event
-        calls = transcript.answer.calls
-        for call in calls:
-            _check_arguments(call, plan.model.provider)
-        finish, usage = transcript.end_answer(calls)
+        while True:
+            _begin_step(plan, route.current, request, meter)
+            before = position()
+            try:
+                async with aclosing(_answer(plan, route.current, request, transcript, meter, timeline, step)) as events:
+                    async for event in events:
+                        yield event
+                calls = transcript.answer.calls
+                for call in calls:
+                    _check_arguments(call, route.current.model.provider)
+                finish, usage = transcript.end_answer(calls)
+                break
+            except ProviderError as failure:
+                failed, error = route.current, failure.error
+                if not route.gone_on(error):
+                    raise
+            meter.end_step(transcript.discard())
+            yield AttemptChanged(failed.label, route.current.label, error.reason.value, before)
+            request = replace(request, model=route.current.name)
         meter.end_step(usage)
         for call in calls:
             yield ToolCallRequested(call.tool_call_id, call.name, call.arguments_json)
@@ -85,7 +110,7 @@ async def _steps(plan: Plan, transcript: Transcript, timeline: Timeline) -> Asyn
                 async for event in events:
                     yield event
         yield StepCompleted(step, finish, usage)
-        if finish not in {FinishReason.TOOL_CALLS, FinishReason.PAUSE}:
+        if finish not in _GO_ON:
             timings = timeline.timings() if plan.streaming.emit_timings else ()
             yield GenerationCompleted(transcript.text, finish, step, transcript.usage, timings)
             return
@@ -98,35 +123,50 @@ async def _steps(plan: Plan, transcript: Transcript, timeline: Timeline) -> Asyn
     raise BudgetExceeded(BudgetKind.STEPS)
 
 
+def _begin_step(plan: Plan, candidate: Candidate, request: ModelRequest, meter: Meter) -> None:
+    """Counts a request that is about to leave against the budget, if that has a limit of tokens or cost."""
+    budget = plan.budget
+    if budget.tokens is None and budget.cost_micros is None:
+        return
+    tariff = plan.prices.tariff(candidate.model.provider, candidate.name) if budget.cost_micros is not None else None
+    meter.begin_step(estimate.prompt_tokens(request), tariff)
+
+
 async def _answer(
-    plan: Plan, request: ModelRequest, transcript: Transcript, meter: Meter, timeline: Timeline, step: int
+    plan: Plan,
+    candidate: Candidate,
+    request: ModelRequest,
+    transcript: Transcript,
+    meter: Meter,
+    timeline: Timeline,
+    step: int,
 ) -> AsyncGenerator[Event, None]:
     """One answer of the model; when it came is noted on the timeline. Closing it closes the provider's connection at once."""
-    answer = transcript.begin_step(step, request)
-    asked, first, chunks, failure = timeline.now_ns(), 0, 0, ""
+    model, clock = candidate.model, timeline.clock
+    answer = transcript.begin_step(step, request, model.provider)
+    heard, spend = transcript.heard, meter.spend
+    asked, first, chunks, failure = clock(), 0, 0, ""
     try:
-        async with aclosing(plan.model.stream(request, timeline)) as batches:
+        async with aclosing(model.stream(request, timeline)) as batches:
             async for batch in batches:
                 if not chunks and request.stream:
-                    first = timeline.now_ns()
+                    first = clock()
                 chunks += 1
                 for event in batch:
-                    match event:
-                        case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallArgumentsDelta():
-                            delta, characters = transcript.heard(event)
-                            yield delta
-                            meter.spend(characters)
-                        case ModelFinished():
-                            answer.finished(event)
-                        case ModelFailed(error):
-                            answer.failed(event)
-                            failure = error.reason
-                            raise ProviderError.of(error)
-                        case Annotation():
-                            if plan.streaming.emit_metadata:
-                                yield event
+                    if isinstance(event, _DELTAS):
+                        delta, characters = heard(event)
+                        yield delta
+                        spend(characters)
+                    elif isinstance(event, ModelFinished):
+                        answer.finished(event)
+                    elif isinstance(event, ModelFailed):
+                        answer.failed(event)
+                        failure = event.error.reason
+                        raise ProviderError.of(event.error)
+                    elif plan.streaming.emit_metadata:
+                        yield event
     finally:
-        timing = AnswerTiming(plan.model.provider, request.model, asked, first, timeline.now_ns(), chunks, failure)
+        timing = AnswerTiming(model.provider, request.model, asked, first, clock(), chunks, failure)
         timeline.answers.append(timing)
 
 

@@ -6,33 +6,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentsvc.domain.agents import Agent, MemoryOptions, StreamingMode
+from agentsvc.domain.agents import MemoryOptions, StreamingMode
 from agentsvc.domain.messages import Message, Role
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.runs import RunRequest
-from agentsvc.engine.tools import Toolset
+from agentsvc.engine.catalog import Layers, Prepared
 
 DEFAULT_LAST_MESSAGES = 20
 
 
 def assemble(
-    agent: Agent, request: RunRequest, model: str, tools: Toolset, mode: StreamingMode, history: Sequence[Message]
+    prepared: Prepared, layers: Layers, request: RunRequest, model: str, history: Sequence[Message]
 ) -> ModelRequest:
     """The request of a run's first step."""
     options = request.options
-    spoken = [message for message in history if message.role is not Role.SYSTEM]
-    system = [message.text for message in history if message.role is Role.SYSTEM]
-    instructions = agent.instructions if request.instructions is None else request.instructions
+    instructions = prepared.agent.instructions if request.instructions is None else request.instructions
+    if system := [message.text for message in history if message.role is Role.SYSTEM]:
+        history = [message for message in history if message.role is not Role.SYSTEM]
+        instructions = "\n\n".join(text for text in (instructions, *system) if text)
     return ModelRequest(
         model=model,
-        messages=(*spoken, *question(request)),
-        instructions="\n\n".join(text for text in (instructions, *system) if text),
-        tools=tools.specs,
+        messages=(*history, *question(request)),
+        instructions=instructions,
+        tools=prepared.tools.specs,
         tool_choice=options.tool_choice,
         parallel_tool_calls=options.parallel_tool_calls,
-        generation=options.generation.over(agent.llm_config.parameters),
+        generation=layers.generation,
         response_schema=options.response_schema,
-        stream=mode is StreamingMode.STREAM,
+        stream=layers.mode is StreamingMode.STREAM,
     )
 
 

@@ -9,22 +9,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from agentsvc.domain.agents import StreamingMode, StreamingOptions
 from agentsvc.domain.events import RunFinished, RunStarted, RunState
-from agentsvc.domain.ports import ChatModel, Filter, Ledger, Page, PageRequest, RunStore
+from agentsvc.domain.ports import Filter, Ledger, Page, PageRequest, RunStore
 from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Principal, Run, RunRequest
 from agentsvc.domain.timeline import Stage, Timeline
-from agentsvc.engine import prompt, refusals
+from agentsvc.engine import refusals
 from agentsvc.engine.admission import Admission, LimitsConfig, Place
-from agentsvc.engine.catalog import Catalog, Prepared
+from agentsvc.engine.catalog import Catalog
 from agentsvc.engine.ids import new_id
 from agentsvc.engine.journal import Library, Reader
 from agentsvc.engine.live import CANCELLED, INTERRUPTED, REPLACED, Live
-from agentsvc.engine.loop import Plan
+from agentsvc.engine.planning import Draft, Planner
 from agentsvc.engine.sessions import Conversation, Sessions, not_found
 
 _LAST_SEQUENCE = (1 << 64) - 1  # that the wire can carry
-_DEFAULT_STREAMING = StreamingOptions(StreamingMode.STREAM, 0, 0.0, False, False, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +55,12 @@ class Runs:
         store: RunStore,
         ledger: Ledger,
         admission: Admission | None = None,
+        planner: Planner | None = None,
     ) -> None:
         self.admission = admission or Admission(LimitsConfig())
         self._config = config
         self._catalog = catalog
+        self._planner = planner or Planner(catalog, config.max_steps)
         self._sessions = sessions
         self._library = library
         self._store = store
@@ -181,17 +181,16 @@ class Runs:
         prepared = self._catalog.cached(tenant, request.agent_id) or await self._catalog.prepare(
             tenant, request.agent_id
         )
-        model, model_name = self._catalog.choose(prepared, request.options)
-        refusals.check_capabilities(model, prepared, request)
         timeline.reached(Stage.AGENT)
         run_id = new_id("run")
         conversation = await self._conversation(tenant, request)
         if self._draining:  # since the last await: whoever counts the runs that are left has not seen this one
             raise refusals.going_away()
+        draft = self._planner.draft(prepared, request, conversation)
         self._seat(tenant, conversation, request, run_id)
         timeline.reached(Stage.SESSION)
         try:
-            return self._launch(tenant, request, timeline, prepared, model, model_name, conversation, run_id)
+            return self._launch(tenant, request, timeline, draft, conversation, run_id)
         except BaseException:
             conversation.release(run_id, ())
             raise
@@ -239,17 +238,13 @@ class Runs:
         tenant: str,
         request: RunRequest,
         timeline: Timeline,
-        prepared: Prepared,
-        model: ChatModel,
-        model_name: str,
+        draft: Draft,
         conversation: Conversation,
         run_id: str,
     ) -> Live:
         """No await between here and the first event: a run that was refused leaves nothing behind."""
-        agent, options = prepared.agent, request.options
+        options, first = request.options, draft.first
         session_id = conversation.session.session_id if request.store or request.session_id else ""
-        most = self._config.max_run_time
-        wall_clock = min(options.budget.wall_clock or agent.budget.wall_clock or most, most)
         run = Run(
             run_id,
             request.agent_id,
@@ -266,9 +261,9 @@ class Runs:
             run_id,
             session_id,
             request.agent_id,
-            model.provider,
-            model_name,
-            options.streaming.mode or agent.streaming.mode or StreamingMode.STREAM,
+            first.model.provider,
+            first.name,
+            draft.layers.mode,
             resumable=options.on_disconnect is not OnDisconnect.CANCEL,
         )
         live = Live(
@@ -280,45 +275,17 @@ class Runs:
             timeline,
             conversation,
             self._ledger,
-            partial(self._plan, request, prepared, model, model_name, conversation),
+            partial(self._planner.plan, draft, request, conversation, run_id),
+            draft.notes,
         )
         new_session = conversation.session if conversation.fresh and request.store else None
         conversation.fresh = False
         self._live[tenant, run_id] = live
         live.on_ended = self._retire
         live.lag_since = self.lag_since
-        live.begin(wall_clock, new_session)
+        most = self._config.max_run_time
+        live.begin(min(draft.layers.budget.wall_clock or most, most), new_session)
         return live
-
-    def _plan(
-        self,
-        request: RunRequest,
-        prepared: Prepared,
-        model: ChatModel,
-        model_name: str,
-        conversation: Conversation,
-        live: Live,
-    ) -> Plan:
-        """What a run does, decided when it has its session's turn: only then is the history whole."""
-        agent, options = prepared.agent, request.options
-        history = (
-            prompt.recent(conversation.messages, options.memory.over(agent.memory))
-            if request.history is None
-            else request.history
-        )
-        streaming = options.streaming.over(agent.streaming).over(_DEFAULT_STREAMING)
-        mode = streaming.mode or StreamingMode.STREAM
-        return Plan(
-            model=model,
-            request=prompt.assemble(agent, request, model_name, prepared.tools, mode, history),
-            tools=prepared.tools,
-            streaming=streaming,
-            max_steps=options.max_steps or self._config.max_steps,
-            budget=options.budget.over(agent.budget),
-            run_id=live.run_id,
-            user_id=request.user_id,
-            metadata=request.metadata,
-        )
 
     def _leave(self, place: Place, live: Live) -> None:
         """The run has given its answer: the place is free, whatever still happens to its rows and its readers."""
@@ -342,12 +309,12 @@ class Runs:
 
     def _drop(self, live: Live) -> None:
         self._live.pop((live.tenant_id, live.run_id), None)
-        self._by_request.pop((live.tenant_id, live.request.request_id), None)
+        self._by_request.pop((live.tenant_id, live.record().request_id), None)
         self._library.drop(live.journal)
 
 
 def _same(live: Live, request: RunRequest) -> Live:
-    if live.request.fingerprint != request.fingerprint:
+    if live.record().fingerprint != request.fingerprint:
         raise refusals.reused(request.request_id)
     return live
 

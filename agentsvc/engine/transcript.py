@@ -115,11 +115,13 @@ class Transcript:
     __slots__ = (
         "_call_ids",
         "_calls",
+        "_provider",
         "_request",
         "_results",
         "answer",
         "finish_reason",
         "messages",
+        "requests",
         "started_unrepeatable",
         "step",
         "text",
@@ -134,15 +136,18 @@ class Transcript:
         self.text = ""
         self.finish_reason: FinishReason | None = None
         self.usage = Usage()
+        self.requests: list[tuple[str, str, Usage]] = []  # provider, model and usage: each has its price
+        self._provider = ""
         self._call_ids: set[str] = set()
         self._calls: tuple[ToolCall, ...] = ()  # of the last answer, until their results have become messages
         self._results: dict[str, Message] = {}
         self._request: ModelRequest | None = None
 
-    def begin_step(self, step: int, request: ModelRequest) -> Answer:
-        """A new request is about to leave."""
+    def begin_step(self, step: int, request: ModelRequest, provider: str = "") -> Answer:
+        """A new request is about to leave for ``provider``."""
         self.step = step
         self.answer = Answer()
+        self._provider = provider
         self._request = request
         return self.answer
 
@@ -173,8 +178,7 @@ class Transcript:
         answer = self.answer
         if answer.finish_reason is None:
             raise ProviderError(Reason.STREAM_TRUNCATED, "The model's answer broke off. Trying again may help.")
-        usage = self._count(answer)
-        self.usage += usage
+        usage = self._book(self._count(answer))
         self.text = answer.said
         self.finish_reason = FinishReason.TOOL_CALLS if calls else answer.finish_reason
         parts = (Text(self.text),) if self.text else ()
@@ -183,6 +187,12 @@ class Transcript:
         self._calls, self._results = calls, {}
         self._request = None
         return self.finish_reason, usage
+
+    def discard(self) -> Usage:
+        """The answer in the making failed and another model goes on: it is paid for, and nothing of it stays."""
+        usage = self._book(self._broken_off())
+        self._request, self.answer = None, Answer()
+        return usage
 
     def result(self, result: ToolResult) -> None:
         """A tool call's result."""
@@ -204,13 +214,22 @@ class Transcript:
         call is answered as cancelled, so that the history holds no dangling call and the next turn works.
         """
         if self._request is not None:
-            # A refusal costs nothing; that is our word and not the vendor's.
-            self.usage += Usage(estimated=True) if self.answer.refused else self._count(self.answer)
+            self._book(self._broken_off())
             self._request = None
             self.text = self.answer.said
             if self.text:
                 self.messages.append(Message(Role.ASSISTANT, (Text(self.text),), status=MessageStatus.PARTIAL))
         self.end_calls()
+
+    def _book(self, usage: Usage) -> Usage:
+        assert self._request is not None  # noqa: S101 - only inside a step
+        self.usage += usage
+        self.requests.append((self._provider, self._request.model, usage))
+        return usage
+
+    def _broken_off(self) -> Usage:
+        """What an answer costs that did not end. A refusal costs nothing; that is our word and not the vendor's."""
+        return Usage(estimated=True) if self.answer.refused else self._count(self.answer)
 
     def _count(self, answer: Answer) -> Usage:
         """The vendor's count, with our estimate in the place of what it did not give; never 0/0 by accident."""

@@ -17,13 +17,19 @@ from agentsvc.domain.agents import Budget, GenerationOptions, MemoryOptions, Mod
 from agentsvc.domain.errors import invalid_field
 from agentsvc.domain.messages import MessageStatus, Part, Role, Text
 from agentsvc.domain.ports import Filter, PageRequest
-from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, RunOptions, RunRequest, ToolChoice, ToolChoiceMode
+from agentsvc.domain.runs import (
+    NO_OPTIONS,
+    OnDisconnect,
+    OnSessionBusy,
+    RunOptions,
+    RunRequest,
+    ToolChoice,
+    ToolChoiceMode,
+)
 from agentsvc.transport import codec_values as values
 
 # Features that are not built yet. A field set to "no" (false, 0, empty) asks for nothing and passes.
 UNBUILT_LAYERS: Final = (  # in a call's options and in an agent alike
-    "fallbacks",
-    "budget.cost",
     "memory.top_k",
     "memory.max_wait",
     "streaming.emit_memory_updates",
@@ -69,7 +75,7 @@ def run_request(request: v1.StreamChatRequest | v1.ChatRequest, deadline: float 
         request_id=request_id,
         labels=dict(request.labels),
         metadata=values.from_struct(request.metadata, "metadata") if request.HasField("metadata") else {},
-        options=_run_options(request.options) if request.HasField("options") else RunOptions(),
+        options=_run_options(request.options) if request.HasField("options") else NO_OPTIONS,
         fingerprint=_fingerprint(request) if request_id else "",
         deadline=deadline,
     )
@@ -146,6 +152,7 @@ def budget(limits: v1.Budget) -> Budget:
     return Budget(
         tokens=_optional(limits, "tokens"),
         cost_micros=limits.cost.micros if limits.HasField("cost") else None,
+        cost_currency=limits.cost.currency_code if limits.HasField("cost") else None,
         wall_clock=_seconds(limits, "wall_clock"),
         tool_calls=_optional(limits, "tool_calls"),
     )

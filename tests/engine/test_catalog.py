@@ -71,7 +71,7 @@ async def test_an_agent_is_prepared_once_and_again_after_a_change(catalog: Catal
 
     await catalog.update(ALICE, Agent(agent.agent_id, LLMConfig("fake", "fake-2")), "")
     assert catalog.cached(*key) is None
-    assert (await catalog.prepare(*key)).model_name == "fake-2"
+    assert (await catalog.prepare(*key)).first.name == "fake-2"
 
     await catalog.delete(ALICE, agent.agent_id, "")
     assert catalog.cached(*key) is None
