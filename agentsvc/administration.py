@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from agentsvc.domain.agents import Agent, LLMConfig
-from agentsvc.domain.errors import AgentsvcError
 from agentsvc.domain.ports import Filter, PageRequest
 from agentsvc.domain.runs import Principal, TokenRole
 from agentsvc.engine.catalog import Catalog
@@ -98,20 +97,6 @@ async def set_model(
         if provider and provider != config.provider:
             config = LLMConfig(provider, parameters=config.parameters)
         return await catalog.update(principal, replace(agent, llm_config=replace(config, model=model)), agent.etag)
-
-
-def configured_providers(settings: Settings) -> Table:
-    """Every provider: ready, or the setting that is missing."""
-    table = _table("provider", "default model", "configured")
-    providers = Providers(installed(), settings.endpoints, settings.pool)
-    for name, provider in installed().items():
-        try:
-            providers.bind(LLMConfig(name, provider.default_model or "any"))
-            state = "yes"
-        except AgentsvcError as error:
-            state = f"no: {error.error.message}"
-        table.add_row(name, provider.default_model, state)
-    return table
 
 
 def show(table: Table) -> None:

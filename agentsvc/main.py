@@ -35,6 +35,7 @@ cli = typer.Typer(
 )
 cli.add_typer(operators.token, name="token")
 cli.add_typer(operators.agent, name="agent")
+cli.command()(operators.providers)
 
 
 @cli.command()
@@ -91,16 +92,6 @@ def chat(
         # One event loop per question: while a person types, Ctrl-C is nobody's but the prompt's.
         while message := _question():
             session_id = run(_chat(target, bearer, message, agent_id=agent_id, session_id=session_id))
-
-
-@cli.command()
-def providers() -> None:
-    """Show which providers are configured, and what the others are missing."""
-    with one_line_errors():
-        settings = settings_of()
-        from agentsvc import administration
-
-        administration.show(administration.configured_providers(settings))
 
 
 @cli.command()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Final, Self
 
 from agentsvc.domain.errors import Code
+from agentsvc.domain.providers import BreakerState
 from agentsvc.engine.journal import Library
 from agentsvc.engine.live import Live
 from agentsvc.engine.runs import Runs
@@ -20,6 +22,13 @@ from agentsvc.telemetry.lag import LoopLag
 from agentsvc.telemetry.metrics import Metrics
 from agentsvc.telemetry.summary import RunSummary
 
+_OPENNESS: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+_CHOICES: Final = {
+    "failovers": "Answers that another way was asked for, since one had failed.",
+    "hedges": "Answers that were asked for twice at the same time.",
+    "hedges_won": "Of these, those that the second request brought first.",
+    "hedge_tokens": "Tokens of prompts that were sent in vain, about.",
+}
 _RECENT: Final = 15.0  # seconds that the gauge of the event loop's lag looks back: about a scrape's interval
 
 
@@ -77,6 +86,10 @@ class Observation:
         counter("agentsvc_provider_requests", "Requests sent.", each("requests"), labels)
         counter("agentsvc_provider_retries", "Requests sent again after an error.", each("retries"), labels)
         counter("agentsvc_provider_reconnects", "Kept connections that were found dead.", each("reconnects"), labels)
+        told = "Whether it is asked: 0 yes, 1 one request at a time, 2 no."
+        gauge("agentsvc_provider_breaker", told, partial(_breakers, providers), labels)
+        for name, documentation in _CHOICES.items():
+            counter(f"agentsvc_provider_{name}", documentation, partial(_choices, providers, name), labels)
 
     def _run_ended(self, live: Live) -> None:
         summary = RunSummary.of(live.tenant_id, live.record(), live.started, live.timeline)
@@ -85,3 +98,11 @@ class Observation:
 
     def _recent_lag(self) -> float:
         return self._lag.since(perf_counter_ns() - int(_RECENT * 1e9)) * 1e-6
+
+
+def _breakers(providers: Providers) -> Mapping[tuple[str, ...], float]:
+    return {(name,): _OPENNESS[state] for name, state in providers.breakers().items()}
+
+
+def _choices(providers: Providers, name: str) -> Mapping[tuple[str, ...], float]:
+    return {(provider,): getattr(stats, name) for provider, stats in providers.fleets().items()}

@@ -1,16 +1,22 @@
-"""`agentsvc token` and `agentsvc agent`: an operator's commands on the configured database."""
+"""An operator's commands: `agentsvc token` and `agentsvc agent` on the configured database, `agentsvc providers` on the service."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agentsvc.command import CommandError, dev_tools, one_line_errors, run, settings_of
+from agentsvc.domain.providers import ProviderStatus, TimeToFirstToken
 from agentsvc.domain.runs import TokenRole
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -125,6 +131,70 @@ def agent_set_model(
             )
         )
         typer.echo(f"agent {agent_id} answers with {updated.llm_config.provider}/{updated.llm_config.model}")
+
+
+def providers(
+    target: Annotated[str, typer.Option(envvar="AGENTSVC_TARGET", help="host:port")] = "127.0.0.1:50051",
+    bearer: Annotated[
+        str, typer.Option("--token", envvar="AGENTSVC_TOKEN", help="An admin's; without one, only settings are shown.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As ListProviders answers, for scripts.")] = False,
+) -> None:
+    """Show how the providers are doing, in the running service; without one, which are configured here."""
+    with one_line_errors():
+        from agentsvc.transport import inquiry
+
+        seen = run(inquiry.providers_of(target, bearer)) if bearer else None
+        if seen is None:
+            why = f"no service answers on {target}" if bearer else "no token"
+            typer.echo(f"{why}: this is what is configured here", err=True)
+        found = _configured() if seen is None else seen
+        if as_json:
+            typer.echo(inquiry.json_of(found))
+            return
+        from agentsvc import administration
+
+        administration.show(_table(found, live=seen is not None))
+
+
+def _configured() -> Sequence[ProviderStatus]:
+    """The providers as the settings alone make them."""
+    settings = settings_of()
+    from agentsvc.providers.models import Providers
+    from agentsvc.providers.registry import installed
+
+    return Providers(installed(), settings.endpoints, settings.pool, settings.routing).providers()
+
+
+def _table(statuses: Iterable[ProviderStatus], *, live: bool) -> Table:
+    """A line for each, and one for each address where there are several. Not ``live``: nothing was asked of any yet."""
+    from rich.table import Table
+
+    columns = ("breaker", "first token p50 / p99", "warm") if live else ()
+    table = Table("provider", "default model", "configured", *columns, "can", box=None, pad_edge=False)
+    for status in statuses:
+        configured = "yes" if status.configured else f"no: set {' and '.join(status.missing_settings)}"
+        state = (_words(status.breaker or "-"), _times(status.ttft), str(status.warm_connections)) if live else ()
+        can = ", ".join(_words(name) for name, has in asdict(status.capabilities).items() if has)
+        table.add_row(status.provider, status.default_model, configured, *state, can)
+        for row in _addresses(status, live=live):
+            table.add_row(*row)
+    return table
+
+
+def _addresses(status: ProviderStatus, *, live: bool) -> Iterator[tuple[str, ...]]:
+    if len(status.endpoints) > 1:
+        for endpoint in status.endpoints:
+            state = (_words(endpoint.breaker), "", str(endpoint.warm_connections)) if live else ()
+            yield f"  {endpoint.region or endpoint.host}", "", endpoint.host, *state
+
+
+def _times(ttft: TimeToFirstToken | None) -> str:
+    return f"{ttft.p50 * 1e3:.0f} / {ttft.p99 * 1e3:.0f} ms, of {ttft.samples}" if ttft else "-"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _organisation(named: str, *, dev: bool) -> str:

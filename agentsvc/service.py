@@ -11,9 +11,11 @@ from typing import Self
 
 from agentsvc.domain.runs import Principal
 from agentsvc.drain import Drain
+from agentsvc.engine import estimate
 from agentsvc.engine.admission import Admission
 from agentsvc.engine.catalog import Catalog
 from agentsvc.engine.journal import Library
+from agentsvc.engine.planning import Planner
 from agentsvc.engine.runs import Runs
 from agentsvc.engine.sessions import Sessions
 from agentsvc.engine.tools import Tool, Toolset
@@ -74,17 +76,21 @@ class Service:
         self.storage = storage = await opened.enter_async_context(await Storage.open(settings.storage))
         if orphans := await storage.runs.interrupt_orphans():
             _log.warning("%d runs of a process that died are INTERRUPTED now", orphans)
-        providers = Providers(installed(), settings.endpoints, settings.pool)
+        endpoints, routing = settings.endpoints, settings.routing
+        providers = Providers(installed(), endpoints, settings.pool, routing, estimate.prompt_tokens)
         opened.push_async_callback(providers.close)
         self.catalog = catalog = Catalog(storage.agents, providers, self._tools)
         storage.changes.on_change(Topic.AGENTS, catalog.forget)
         sessions = Sessions(storage.sessions)
         library = Library(settings.journal, encode_event)
         admission = Admission(settings.limits)
-        runs = Runs(settings.runs, catalog, sessions, library, storage.runs, storage.ledger, admission)
+        planner = Planner(catalog, settings.runs.max_steps, settings.prices, settings.auto)
+        runs = Runs(settings.runs, catalog, sessions, library, storage.runs, storage.ledger, admission, planner)
         observation = opened.enter_context(Observation(settings.metrics_models))
         observation.watch(runs, library, storage, providers)
-        server = Server(settings.server, storage.authenticator, runs, catalog, sessions, observation.rpc_ended)
+        server = Server(
+            settings.server, storage.authenticator, runs, catalog, sessions, observation.rpc_ended, providers
+        )
         admin = Admin(settings.admin, observation.metrics, server.readiness) if settings.admin else None
         if admin:
             opened.push_async_callback(admin.stop)  # after the drain: operators watch it to the end

@@ -3,6 +3,8 @@
     AGENTSVC_...                           the names in ``variables``
     AGENTSVC_CONFIG=agentsvc.toml          a file with the same names; what the environment says wins
     OPENAI_API_KEY, OPENAI_BASE_URL, ...   as the vendors call them; the registry of providers knows the names
+    OPENAI_API_KEY=k1,k2                   several keys; and several addresses, which may have names: each key is
+    OPENAI_BASE_URL=eu=https://..,https://..   used at each address, and the quickest that works is asked
 
 A wrong setting is never ignored and never half used: all of them are told at once, each with what to write instead.
 """
@@ -14,15 +16,22 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Self
 
 from agentsvc.engine.admission import LimitsConfig
+from agentsvc.engine.complexity import AutoConfig, named
 from agentsvc.engine.journal import JournalConfig
+from agentsvc.engine.price_file import PriceFileError, parse
+from agentsvc.engine.price_list import BUILT_IN
+from agentsvc.engine.prices import PriceTable
 from agentsvc.engine.runs import DrainConfig, RunsConfig
 from agentsvc.engine.tools import Tool
 from agentsvc.providers.dialect import Endpoint, Provider
 from agentsvc.providers.pool import PoolConfig
 from agentsvc.providers.registry import installed
+from agentsvc.providers.status import REGION
+from agentsvc.providers.way import RoutingConfig
 from agentsvc.storage import StorageConfig
 from agentsvc.storage.secrets import SealedSecrets
 from agentsvc.telemetry.log import LogConfig
@@ -48,7 +57,8 @@ class Settings:
 
     ``shutdown_grace``: seconds from SIGTERM to the end of the process, of which running answers have all but the last 2.
     ``tools``: ``module:attribute`` names. ``admin`` None: no address for operators; a process that serves has one unless
-    it is told off. ``metrics_models``: the models that may be labels, beside the providers' defaults.
+    it is told off. ``metrics_models``: the models that may be labels, beside the providers' defaults. ``prices``: the
+    built-in ones with the operator's over them; ``auto``: what ``model: auto`` stands for.
     """
 
     server: ServerConfig = ServerConfig()
@@ -59,10 +69,13 @@ class Settings:
     limits: LimitsConfig = LimitsConfig()
     drain: DrainConfig = DrainConfig()
     pool: PoolConfig = PoolConfig()
+    routing: RoutingConfig = RoutingConfig()
     log: LogConfig = LogConfig()
     shutdown_grace: float = 20.0
-    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    endpoints: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=dict)
     tools: tuple[str, ...] = ()
+    prices: PriceTable = field(default=BUILT_IN, repr=False)
+    auto: AutoConfig = AutoConfig()
     metrics_models: tuple[str, ...] = ()
     dev_token: str = field(default="", repr=False)
 
@@ -77,6 +90,8 @@ class Settings:
         said = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
         variables, problems = read(said)
         problems += dict.fromkeys(_wrong_endpoints(said))  # two providers may share a variable
+        prices, wrong = _prices(variables.prices if variables else None)
+        problems += wrong
         if variables is not None:
             problems += [*_contradictions(variables), *(_not_for_dev(variables) if dev else _only_for_dev(variables))]
         if variables is None or problems:
@@ -92,10 +107,13 @@ class Settings:
             # At a developer's desk no load balancer has to learn that nothing new may come.
             drain=DrainConfig(0.0) if dev and "drain" not in variables.model_fields_set else variables.drain,
             pool=variables.pool,
+            routing=variables.routing,
             log=variables.log,
             shutdown_grace=variables.shutdown_grace,
             endpoints=dict(_endpoints(said)),
             tools=_names(variables.tools),
+            prices=prices,
+            auto=variables.auto,
             metrics_models=_names(variables.metrics_models),
             dev_token=variables.dev_token,
         )
@@ -132,6 +150,35 @@ def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
+def _prices(path: Path | None) -> tuple[PriceTable, list[str]]:
+    """The operator's prices over the built-in ones, and what is wrong with them."""
+    own = PriceTable()
+    wrong: tuple[str, ...] = ()
+    try:
+        if path is not None:
+            own = parse(path.read_bytes())
+            wrong = tuple(_no_provider(name) for name in own.models if name not in installed())
+    except PriceFileError as error:
+        wrong = error.problems
+    except OSError as error:
+        wrong = (f"it cannot be read ({error.strerror})",)
+    return BUILT_IN.merged(own), [f"AGENTSVC_PRICES names {str(path)!r}: {problem}." for problem in wrong]
+
+
+def _wrong_models(auto: AutoConfig) -> Iterator[str]:
+    for level in ("simple", "normal", "hard"):
+        said = getattr(auto, level)
+        model = named(said)
+        if said and not model.model:
+            yield f"AGENTSVC_AUTO__{level.upper()} is {said!r}: write provider/model."
+        elif model.provider and model.provider not in installed():
+            yield f"AGENTSVC_AUTO__{level.upper()} is {said!r}: {_no_provider(model.provider)}."
+
+
+def _no_provider(name: str) -> str:
+    return f"{name!r} is no provider; there are {', '.join(installed())}"
+
+
 def _contradictions(variables: Variables) -> Iterator[str]:
     """What is wrong with the values taken together, or with the world they name."""
     tls = variables.tls
@@ -139,6 +186,7 @@ def _contradictions(variables: Variables) -> Iterator[str]:
         yield "AGENTSVC_CHANNELZ_ADDRESS needs AGENTSVC_ADMIN_ADDRESS: set both, or only the latter."
     if variables.redis_url:
         yield "AGENTSVC_REDIS_URL is set, but replicas that share Redis are not built yet: unset it."
+    yield from _wrong_models(variables.auto)
     try:
         SealedSecrets(variables.secret_key)
     except ValueError as error:
@@ -194,31 +242,49 @@ def _not_for_dev(variables: Variables) -> Iterator[str]:
         yield "AGENTSVC_DATABASE_URL is set, but --dev keeps to its own SQLite file: unset it or drop --dev."
 
 
-def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, Endpoint]]:
-    """The providers that the environment says anything about."""
+def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, tuple[Endpoint, ...]]]:
+    """The providers that the environment says anything about, and the ways to each: every key at every address."""
     for provider in installed().values():
-        _, key = _first(environ, provider.key_env)
-        url = _address(environ, provider)[1]
+        keys = _names(_first(environ, provider.key_env)[1]) or ("",)
+        addresses = _addresses(environ, provider)[1] or [("", "")]
         extra = {
             name: value for name, variables in provider.extra_env.items() if (value := _first(environ, variables)[1])
         }
-        if key or url or extra:
-            yield provider.name, Endpoint(url.rstrip("/"), key, extra)
+        if any(keys) or any(addresses[0]) or extra:
+            yield (
+                provider.name,
+                tuple(
+                    Endpoint(url, key, {**extra, REGION: region} if region else extra)
+                    for region, url in addresses
+                    for key in dict.fromkeys(keys)
+                ),
+            )
 
 
 def _wrong_endpoints(environ: Mapping[str, str]) -> Iterator[str]:
     for provider in installed().values():
-        name, key = _first(environ, provider.key_env)
-        if not re.fullmatch(r"[!-~]*", key):
-            yield f"{name} is not usable: write one word of ASCII, since it travels in an HTTP header."
-        name, url = _address(environ, provider)
-        if url and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", url):
-            yield f"{name} is {url!r}: write an address that begins with https:// or http://."
+        name, said = _first(environ, provider.key_env)
+        if not all(re.fullmatch(r"[!-~]*", key) for key in _names(said)):
+            yield (
+                f"{name} is not usable: write one word of ASCII, since it travels in an HTTP header, or several with "
+                "commas between them."
+            )
+        name, addresses = _addresses(environ, provider)
+        for _, url in addresses:
+            if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", url):
+                yield f"{name} is {url!r}: write an address that begins with https:// or http://."
 
 
-def _address(environ: Mapping[str, str], provider: Provider) -> tuple[str, str]:
+def _addresses(environ: Mapping[str, str], provider: Provider) -> tuple[str, list[tuple[str, str]]]:
+    """The variable that names addresses, and these, each once, with the operator's name for it or none."""
     name, told = _first(environ, provider.base_url_env)
-    return name, provider.read_base_url(told) if told else ""
+    found: dict[str, str] = {}
+    for each in _names(told):
+        region, named, url = each.partition("=")
+        if not (named and re.fullmatch(r"[\w-]+", region)):
+            region, url = "", each
+        found.setdefault(provider.read_base_url(url).rstrip("/"), region)
+    return name, [(region, url) for url, region in found.items()]
 
 
 def _first(environ: Mapping[str, str], names: Iterable[str]) -> tuple[str, str]:

@@ -22,9 +22,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agentsvc.engine.admission import LimitsConfig
+from agentsvc.engine.complexity import AutoConfig
 from agentsvc.engine.journal import JournalConfig
 from agentsvc.engine.runs import DrainConfig, RunsConfig
 from agentsvc.providers.pool import PoolConfig
+from agentsvc.providers.way import RoutingConfig
 from agentsvc.storage import StorageConfig
 from agentsvc.storage.database import parse_url
 from agentsvc.telemetry.log import LogConfig
@@ -50,6 +52,8 @@ _MAY_BE_ZERO = {
     "AGENTSVC_POOL__CONNECTIONS_PER_HOST",
     "AGENTSVC_POOL__WARM",
     "AGENTSVC_POOL__RETRY__MAX_RETRIES",
+    "AGENTSVC_ROUTING__FAILURES",
+    "AGENTSVC_ROUTING__HEDGE_AFTER",
     "AGENTSVC_SHUTDOWN_GRACE",
 }
 
@@ -127,9 +131,12 @@ class Variables(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     drain: DrainConfig = DrainConfig()
     pool: PoolConfig = PoolConfig()
+    routing: RoutingConfig = RoutingConfig()
     log: LogConfig = LogConfig()
     shutdown_grace: float = 20.0  # Kubernetes kills after 30
     tools: str = ""
+    prices: Path | None = None  # JSON, laid over the built-in table
+    auto: AutoConfig = AutoConfig()
     dev_token: str = ""
 
     @classmethod

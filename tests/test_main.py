@@ -222,3 +222,29 @@ def test_providers_are_listed_with_the_setting_that_is_missing(typed: Typed):
     assert re.search(r"^openai .* yes", shown, re.MULTILINE)
     assert re.search(r"^anthropic .* no: .*ANTHROPIC_API_KEY", shown, re.MULTILINE)
     assert "secret" not in shown
+
+
+class TestProvidersOfARunningService:
+    def test_an_admin_sees_how_they_are_doing(self, tmp_path: Path, typed: Typed):
+        said = {"AGENTSVC_DEV_TOKEN": "chosen", "OPENAI_API_KEY": "k1,k2"}
+        said["OPENAI_BASE_URL"] = "eu=http://127.0.0.1:9,us=http://127.0.0.1:7"
+        with serving(tmp_path, "--dev", **said) as (_, address):
+            shown = typed("providers", "--target", address, "--token", "chosen").stdout
+            told = json.loads(typed("providers", "--target", address, "--token", "chosen", "--json").stdout)
+        assert re.search(r"^openai +\S+ +yes +closed +- +0 +tools, ", shown, re.MULTILINE)
+        assert re.search(r"^  eu +127\.0\.0\.1:9 +closed", shown, re.MULTILINE)
+        assert re.search(r"^anthropic .* no: set ANTHROPIC_API_KEY +- +- +0", shown, re.MULTILINE)
+        (openai,) = (each for each in told["providers"] if each["provider"] == "openai")
+        assert [each["region"] for each in openai["endpoints"]] == ["eu", "us"]
+        assert (openai["breakerState"], openai["capabilities"]["streaming"]) == ("BREAKER_STATE_CLOSED", True)
+
+    def test_where_none_runs_the_settings_are_shown(self, typed: Typed):
+        shown = typed("providers", "--target", "127.0.0.1:9", "--token", "any", OPENAI_API_KEY="secret")
+        assert shown.stderr == "no service answers on 127.0.0.1:9: this is what is configured here\n"
+        assert re.search(r"^openai .* yes", shown.stdout, re.MULTILINE)
+        assert "breaker" not in shown.stdout
+
+    def test_who_is_no_admin_is_told_so(self, tmp_path: Path, typed: Typed):
+        with serving(tmp_path, "--dev") as (_, address):
+            refused = typed("providers", "--target", address, "--token", "guessed", exit_code=2)
+        assert refused.stderr.startswith("agentsvc: UNAUTHENTICATED: ")

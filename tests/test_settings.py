@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
+from agentsvc.domain.messages import Cost, Usage
+from agentsvc.engine.price_list import BUILT_IN
 from agentsvc.engine.tools import tool
 from agentsvc.providers.dialect import Endpoint
 from agentsvc.providers.registry import PROVIDERS
@@ -56,6 +59,9 @@ def test_the_defaults_keep_to_this_machine():
         ("AGENTSVC_POOL__FIRST_TOKEN_TIMEOUT", "5", "pool.first_token_timeout", 5.0),
         ("AGENTSVC_POOL__IDLE_TIMEOUT", "7.5", "pool.idle_timeout", 7.5),
         ("AGENTSVC_POOL__RETRY__MAX_RETRIES", "0", "pool.retry.max_retries", 0),
+        ("AGENTSVC_ROUTING__FAILURES", "0", "routing.failures", 0),
+        ("AGENTSVC_ROUTING__OPEN_FOR", "2.5", "routing.open_for", 2.5),
+        ("AGENTSVC_ROUTING__HEDGE_AFTER", "0.8", "routing.hedge_after", 0.8),
         ("AGENTSVC_ADMIN_ADDRESS", "127.0.0.1:0", "admin.address", "127.0.0.1:0"),
         ("AGENTSVC_ADMIN_ADDRESS", "off", "admin", None),
         ("AGENTSVC_CHANNELZ_ADDRESS", "127.0.0.1:0", "admin.channelz", "127.0.0.1:0"),
@@ -68,6 +74,8 @@ def test_the_defaults_keep_to_this_machine():
         ("AGENTSVC_LIMITS__QUEUE", "0", "limits.queue", 0),
         ("AGENTSVC_LIMITS__QUEUE_WAIT", "0.5", "limits.queue_wait", 0.5),
         ("AGENTSVC_LIMITS__IDLE_READER", "60", "limits.idle_reader", 60.0),
+        ("AGENTSVC_AUTO__SIMPLE", "groq/openai/gpt-oss-20b", "auto.simple", "groq/openai/gpt-oss-20b"),
+        ("AGENTSVC_AUTO__HARD", "gpt-5", "auto.hard", "gpt-5"),
     ],
 )
 def test_a_variable_arrives_in_the_room_it_is_meant_for(name: str, value: str, path: str, read: object):
@@ -125,10 +133,18 @@ def test_an_empty_variable_is_an_unset_one():
         ({"AGENTSVC_TLS__CLIENT_CA": __file__}, "AGENTSVC_TLS__CLIENT_CA needs"),
         ({"AGENTSVC_TLS__CERTIFICATE": "/no/c", "AGENTSVC_TLS__KEY": __file__}, "names '/no/c', which is not a file"),
         ({"AGENTSVC_DEV_TOKEN": "x"}, "AGENTSVC_DEV_TOKEN is for `agentsvc serve --dev` only"),
+        ({"AGENTSVC_PRICES": "/no/such.json"}, "AGENTSVC_PRICES names '/no/such.json': it cannot be read"),
+        ({"AGENTSVC_AUTO__SIMPLE": "opnai/gpt-5"}, "AGENTSVC_AUTO__SIMPLE is 'opnai/gpt-5': 'opnai' is no provider"),
+        ({"AGENTSVC_AUTO__NORMAL": "openai/"}, "AGENTSVC_AUTO__NORMAL is 'openai/': write provider/model."),
+        ({"AGENTSVC_AUTO__HRAD": "gpt-5"}, "did you mean AGENTSVC_AUTO__HARD?"),
         ({"OPENAI_BASE_URL": "api.openai.com"}, "OPENAI_BASE_URL is 'api.openai.com': write an address"),
         ({"OLLAMA_HOST": "gpu box:port"}, "OLLAMA_HOST is 'gpu box:port': write an address"),
         ({"OPENAI_API_KEY": "two words"}, "OPENAI_API_KEY is not usable"),
         ({"OPENAI_API_KEY": "schlüssel"}, "OPENAI_API_KEY is not usable"),
+        ({"OPENAI_API_KEY": "good,two words"}, "OPENAI_API_KEY is not usable"),
+        ({"OPENAI_BASE_URL": "https://a.example,b.example"}, "OPENAI_BASE_URL is 'b.example': write an address"),
+        ({"OPENAI_BASE_URL": "eu=a.example"}, "OPENAI_BASE_URL is 'a.example': write an address"),
+        ({"AGENTSVC_ROUTING__OPEN_FOR": "0"}, "AGENTSVC_ROUTING__OPEN_FOR is 0.0: write a number that is more than 0."),
     ],
 )
 def test_a_wrong_setting_is_told_by_name_with_what_to_write(environ: dict[str, str], told: str):
@@ -222,18 +238,39 @@ class TestProviders:
     @pytest.mark.parametrize("provider", PROVIDERS.values(), ids=PROVIDERS)
     def test_each_is_configured_by_its_vendors_own_names(self, provider):
         environ = {provider.key_env[0]: "the-key\n", provider.base_url_env[0]: "https://llm.example.com/v1/"}
-        endpoint = Settings.load(environ).endpoints[provider.name]
+        (endpoint,) = Settings.load(environ).endpoints[provider.name]
         assert (endpoint.api_key, endpoint.base_url) == ("the-key", "https://llm.example.com/v1")
 
     def test_the_first_name_that_is_set_wins(self):
         environ = {"ANTHROPIC_API_KEY": "theirs", "CLAUDE_API_KEY": "its-own"}
         endpoints = Settings.load(environ).endpoints
-        assert (endpoints["anthropic"].api_key, endpoints["claude"].api_key) == ("theirs", "its-own")
-        assert Settings.load({"ANTHROPIC_API_KEY": "theirs"}).endpoints["claude"].api_key == "theirs"
+        assert (endpoints["anthropic"][0].api_key, endpoints["claude"][0].api_key) == ("theirs", "its-own")
+        assert Settings.load({"ANTHROPIC_API_KEY": "theirs"}).endpoints["claude"][0].api_key == "theirs"
 
     def test_further_settings_of_a_vendor_come_along(self):
         environ = {"OPENAI_API_KEY": "k", "OPENAI_ORG_ID": "org-1"}
-        assert Settings.load(environ).endpoints["openai"] == Endpoint("", "k", {"organization": "org-1"})
+        assert Settings.load(environ).endpoints["openai"] == (Endpoint("", "k", {"organization": "org-1"}),)
+
+    def test_several_keys_are_used_at_each_of_several_addresses_in_the_order_of_these(self):
+        environ = {
+            "OPENAI_API_KEY": "k1, k2,\n",
+            "OPENAI_BASE_URL": "eu=https://eu.example/v1/,us-2=https://us.example/v1",
+            "OPENAI_ORG_ID": "org-1",
+        }
+        assert Settings.load(environ).endpoints["openai"] == tuple(
+            Endpoint(f"https://{place[:2]}.example/v1", key, {"organization": "org-1", "region": place})
+            for place in ("eu", "us-2")
+            for key in ("k1", "k2")
+        )
+
+    def test_several_addresses_need_neither_names_nor_keys_and_count_once(self):
+        hosts = "gpu1,gpu2:8080,http://gpu1:11434/"
+        endpoints = Settings.load({"OLLAMA_HOST": hosts}).endpoints["ollama"]
+        assert endpoints == (Endpoint("http://gpu1:11434"), Endpoint("http://gpu2:8080"))
+
+    def test_an_equals_sign_inside_an_address_names_nothing(self):
+        (endpoint,) = Settings.load({"OPENAI_BASE_URL": "https://gateway.example/team=a/v1"}).endpoints["openai"]
+        assert endpoint == Endpoint("https://gateway.example/team=a/v1")
 
     @pytest.mark.parametrize(
         ("host", "address"),
@@ -247,7 +284,7 @@ class TestProviders:
         ],
     )
     def test_ollamas_host_is_read_as_ollama_reads_it(self, host: str, address: str):
-        assert Settings.load({"OLLAMA_HOST": host}).endpoints["ollama"].base_url == address
+        assert Settings.load({"OLLAMA_HOST": host}).endpoints["ollama"][0].base_url == address
 
     def test_azure_has_its_surface_and_its_deployment(self):
         azure = {
@@ -257,10 +294,38 @@ class TestProviders:
             "AZURE_OPENAI_DEPLOYMENT": "mini",
         }
         assert Settings.load(azure).endpoints == {
-            "azure": Endpoint("https://acme.openai.azure.com", "k", {"api_version": "2024-10-21", "model": "mini"})
+            "azure": (Endpoint("https://acme.openai.azure.com", "k", {"api_version": "2024-10-21", "model": "mini"}),)
         }
-        newer = Settings.load(azure | {"AZURE_OPENAI_API_VERSION": "2025-01-01"}).endpoints["azure"]
+        (newer,) = Settings.load(azure | {"AZURE_OPENAI_API_VERSION": "2025-01-01"}).endpoints["azure"]
         assert newer.extra["api_version"] == "2025-01-01"
+
+
+class TestPrices:
+    def test_the_built_in_ones_need_no_file(self):
+        assert Settings.load({}).prices == BUILT_IN
+
+    def test_a_file_replaces_and_adds(self, tmp_path: Path):
+        file = tmp_path / "prices.json"
+        rates = {"input": 1, "output": 2}
+        file.write_text(json.dumps({"prices": {"openai": {"gpt-5": rates}, "ollama": {"*": rates}}}))
+        prices = Settings.load({"AGENTSVC_PRICES": str(file)}).prices
+        usage = Usage(10**6, 10**6)
+        assert prices.cost("openai", "gpt-5", usage) == prices.cost("ollama", "llama", usage) == Cost(3_000_000)
+        assert prices.cost("openai", "o3", usage) == BUILT_IN.cost("openai", "o3", usage)
+
+    def test_a_wrong_file_is_told_entry_by_entry(self, tmp_path: Path):
+        file = tmp_path / "prices.json"
+        file.write_text('{"prices": {"openai": {"gpt-5": {"input": 1}, "o3": {"input": -1, "output": 1}}}}')
+        assert problems({"AGENTSVC_PRICES": str(file)}) == (
+            f"AGENTSVC_PRICES names '{file}': openai/gpt-5: Object missing required field `output`.",
+            f"AGENTSVC_PRICES names '{file}': openai/o3: -1 is no price: write 0 or more, with at most 6 digits after the point.",
+        )
+
+    def test_a_provider_that_does_not_exist_is_told(self, tmp_path: Path):
+        file = tmp_path / "prices.json"
+        file.write_text('{"prices": {"opnai": {}}}')
+        (problem,) = problems({"AGENTSVC_PRICES": str(file)})
+        assert problem.startswith(f"AGENTSVC_PRICES names '{file}': 'opnai' is no provider; there are openai, ")
 
 
 class TestTools:

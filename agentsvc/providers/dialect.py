@@ -120,6 +120,7 @@ class Provider:
 
     name: str
     dialect: Dialect
+    title: str = ""
     base_url: str = ""
     key_env: Sequence[str] = ()
     base_url_env: Sequence[str] = ()
@@ -159,6 +160,7 @@ class Provider:
         return cls(
             name=name,
             dialect=dialect(vendor),
+            title=title,
             base_url=base_url,
             key_env=keys,
             base_url_env=urls,

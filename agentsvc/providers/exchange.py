@@ -27,6 +27,7 @@ from agentsvc.providers.dialect import Decoder, HttpRequest
 from agentsvc.providers.resolver import ForbiddenAddressError
 from agentsvc.providers.response import NotHttpError, Response
 from agentsvc.providers.stall import StallTimer
+from agentsvc.providers.way import Attempt
 
 _ERROR_BODY_BYTES = 64 * 1024
 _ERROR_BODY_SECONDS = 5.0
@@ -43,7 +44,7 @@ class Exchange:
     ``provider`` and ``setting`` (what to look at when the address is wrong) are for the messages of errors.
     """
 
-    __slots__ = ("_client", "_flight", "_meaning", "_provider", "_response", "_setting", "_timeline", "stall")
+    __slots__ = ("_client", "_flight", "_meaning", "_provider", "_response", "_setting", "_timeline", "_told", "stall")
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Exchange:
         provider: str,
         setting: str,
         streamed: bool,
+        attempt: Attempt,
     ) -> None:
         config = client.config
         self._client = client
@@ -61,6 +63,7 @@ class Exchange:
         self._meaning = meaning
         self._provider = provider
         self._setting = setting
+        self._told = attempt
         self._flight: Flight | None = None
         self._response: Response | None = None
         first = config.first_token_timeout if streamed else config.answer_timeout
@@ -155,11 +158,16 @@ class Exchange:
         over = last is ModelFinished or last is ModelFailed
         if not self.stall.begun:
             self.stall.begin()
+            token = bring_token(events)
+            if token or not over:
+                self._told.began(token=token)
         if not self._timeline.answered and (over or bring_token(events)):
             self.close_stages()
             self._timeline.answered = bring_token(events)
-        if last is ModelFinished:
-            self._settle()
+        if over:
+            self._told.over(events[-1])
+            if last is ModelFinished:
+                self._settle()
         return over
 
     def close_stages(self) -> None:
@@ -197,6 +205,7 @@ class Exchange:
         self.stall.stop()
         self.cut()
         self._client.exchanges.discard(self)
+        self._told.close()
 
     def _timed_out(self) -> ProviderError:
         return timed_out(

@@ -136,7 +136,7 @@ class Fleet:
             return None
         self._choices += 1
         fresh = [way for way in ways if not way.resting] if self._choices % LOOK == 0 else []
-        way = min(fresh, key=_neglect) if fresh else min(ways, key=_rank)
+        way = min(fresh, key=lambda way: way.asked) if fresh else min(ways, key=_rank)
         way.asked = self._choices
         return way
 
@@ -196,8 +196,3 @@ def _rank(way: Way) -> tuple[bool, bool, float, int, int]:
     if expected is None:
         expected = math.inf if health.waiting else -1.0
     return way.resting, health.breaker.state is not BreakerState.CLOSED, expected, way.in_flight, way.asked
-
-
-def _neglect(way: Way) -> tuple[bool, int]:
-    """The least needs a look most: an address that may be back, else the one asked longest ago."""
-    return way.health.breaker.state is BreakerState.CLOSED, way.asked

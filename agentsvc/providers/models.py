@@ -8,92 +8,24 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
-import aiohttp
-
 from agentsvc.domain.agents import LLMConfig
 from agentsvc.domain.errors import AgentsvcError, Reason, invalid_field
-from agentsvc.domain.events import ModelEvent, ModelFailed
 from agentsvc.domain.ports import ChatModel, ModelRequest
 from agentsvc.domain.providers import BreakerState, ProviderStatus
-from agentsvc.domain.timeline import Timeline
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.client import ProviderClient
-from agentsvc.providers.dialect import Decoder, Endpoint, Provider
-from agentsvc.providers.exchange import Exchange
+from agentsvc.providers.dialect import Endpoint, Provider
 from agentsvc.providers.fleet import Fleet, FleetStats
 from agentsvc.providers.played import PlayedModel
 from agentsvc.providers.pool import PoolConfig, PoolStats
 from agentsvc.providers.pools import Pools
 from agentsvc.providers.registry import installed
 from agentsvc.providers.resolver import check_public_url
-from agentsvc.providers.response import Response
 from agentsvc.providers.status import best, place, status
+from agentsvc.providers.token_exchange import TokenModel
 from agentsvc.providers.way import Health, RoutingConfig, Way
 
-_STREAMS = frozenset({"text/event-stream", "application/x-ndjson"})
 _MOCK = "mock"
-
-
-class BoundModel:
-    """One provider endpoint bound to its key: the ``ChatModel`` of everything that is reached by a socket.
-
-    ``setting`` is what to look at when the address turns out wrong. ``way`` is told how the answers go; None: one of its own.
-    """
-
-    def __init__(
-        self, provider: Provider, endpoint: Endpoint, client: ProviderClient, *, setting: str, way: Way | None = None
-    ) -> None:
-        self.provider = provider.name
-        self.default_model = endpoint.extra.get("model") or provider.default_model
-        self.capabilities = provider.capabilities
-        self._dialect = provider.dialect
-        self.endpoint = endpoint
-        self._client = client
-        self._setting = setting
-        self._way = way or Way(provider.name)
-
-    async def stream(self, request: ModelRequest, timeline: Timeline) -> AsyncGenerator[Sequence[ModelEvent], None]:
-        """One answer, as ``ChatModel.stream`` promises it."""
-        exchange = Exchange(
-            self._client,
-            timeline,
-            self._dialect.error,
-            provider=self.provider,
-            setting=self._setting,
-            streamed=request.stream,
-        )
-        try:
-            response = await exchange.response(self._dialect.encode(request, self.endpoint))
-            decoder = self._decoder(response, request)
-            content, stall, clock = response.content, exchange.stall, timeline.clock
-            asked, over = clock(), False
-            while not over:
-                try:
-                    chunk = await content.readany()
-                except (aiohttp.ClientError, OSError):
-                    chunk = None
-                now = clock()
-                timeline.waited_ns += now - asked
-                asked = now
-                if chunk:
-                    events = decoder.feed(chunk)
-                else:
-                    events, over = exchange.torn(decoder, content) if chunk is None else decoder.close(), True
-                if events:
-                    over = exchange.took(events) or over
-                    stall.since_ns = 0  # the reader has the ball
-                    yield events
-                    stall.since_ns = asked = clock()
-        except AgentsvcError as failure:
-            exchange.close_stages()
-            yield (ModelFailed(failure.error),)
-        finally:
-            exchange.close()
-
-    def _decoder(self, response: Response, request: ModelRequest) -> Decoder:
-        """By what came, not by what was asked for: vendors answer a stream request in one body, and gateways the reverse."""
-        kind = response.content_type
-        streamed = kind in _STREAMS or (request.stream and kind != "application/json")
-        return self._dialect.decoder() if streamed else self._dialect.body_decoder()
 
 
 class Providers:
@@ -197,7 +129,7 @@ class Providers:
                 provider=provider.name,
             )
         client = self._client(provider.name, endpoint.base_url)
-        return BoundModel(provider, endpoint, client, setting=_setting(provider), way=way)
+        return _reached(provider, endpoint, client, _setting(provider), way)
 
     def _agents_own(self, provider: Provider, config: LLMConfig) -> Endpoint:
         if not (config.api_key.isascii() and config.api_key.isprintable()):
@@ -251,7 +183,16 @@ async def connect(
             Reason.PROVIDER_NOT_CONFIGURED, f"connect({found.name!r}) needs {missing}.", provider=found.name
         )
     async with ProviderClient(config) as client:
-        yield BoundModel(found, endpoint, client, setting="base_url")
+        yield _reached(found, endpoint, client, "base_url", Way(found.name))
+
+
+def _reached(provider: Provider, endpoint: Endpoint, client: ProviderClient, setting: str, way: Way) -> ChatModel:
+    """The model at an endpoint; one that asks for a token first where the endpoint holds what a token is given for."""
+    model = BoundModel(provider, endpoint, client, setting=setting, way=way)
+    if provider.tokens is None or not provider.tokens.serves(endpoint):
+        return model
+    desk = BoundModel(replace(provider, dialect=provider.tokens), endpoint, client, setting=setting)
+    return TokenModel(model, provider.tokens, desk)
 
 
 def _known(registry: Mapping[str, Provider], name: str, field: str) -> Provider:

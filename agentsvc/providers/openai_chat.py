@@ -66,6 +66,7 @@ class ChatChunk(msgspec.Struct, gc=False):
     detail: Any = None
     error_code: Any = None
     error_msg: Any = None
+    base_resp: Any = None  # MiniMax
 
 
 # The same for a chunk that is text and nothing else: whatever could mean more must be absent or null, and the decoder
@@ -91,6 +92,7 @@ class _PlainChunk(msgspec.Struct, gc=False):
     usage: None = None
     error: None = None
     x_groq: None = None
+    base_resp: None = None
 
 
 _plain = msgspec.json.Decoder(_PlainChunk).decode_lines
@@ -161,6 +163,9 @@ class ChatAnswer(Answer[ChatChunk]):
             if chunk.error:
                 self.fail(self.vendor.complaint({"error": chunk.error}))
                 return
+            if chunk.base_resp and is_complaint(told := {"base_resp": chunk.base_resp}):
+                self.fail(self.vendor.complaint(told))
+                return
             for choice in chunk.choices or ():
                 if choice.index:
                     continue
@@ -183,7 +188,7 @@ class ChatAnswer(Answer[ChatChunk]):
 
     def whole(self, value: Any) -> None:
         """A complete ``chat.completion``."""
-        if isinstance(value, dict) and "choices" not in value and is_complaint(value):
+        if isinstance(value, dict) and not value.get("choices") and is_complaint(value):
             self.fail(self.vendor.complaint(value))
             return
         answer = msgspec.convert(value, _WholeAnswer)

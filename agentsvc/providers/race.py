@@ -31,9 +31,8 @@ class Runner:
 
     def __init__(self, way: Way, model: ChatModel, request: ModelRequest, timeline: Timeline) -> None:
         self.way = way
-        self.batches = model.stream(request, own := Timeline(timeline.now_ns(), timeline.now_ns))
-        self.timeline = own
-        own.answered = timeline.answered
+        self.timeline = Timeline(timeline.now_ns(), timeline.now_ns)
+        self.batches = model.stream(request, self.timeline)
         self._held: list[Sequence[ModelEvent]] = []
         self._written: int | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -63,7 +62,7 @@ class Runner:
             self._write_stages(timeline, since_ns)
         timeline.waited_ns += own.waited_ns - (self._written or 0)
         self._written = own.waited_ns
-        timeline.answered = own.answered
+        timeline.answered = timeline.answered or own.answered
 
     def drop(self) -> asyncio.Task[None]:
         """Closes its connection at once. Idempotent; who wants to see it closed waits for what is returned."""

@@ -44,7 +44,14 @@ def status(
     ``missing`` settings: not configured. ``idle`` connections of an address.
     """
     default_model = endpoints[0].extra.get("model") or provider.default_model
-    told = provider.name, provider.name, not missing, tuple(missing), default_model, provider.capabilities
+    told = (
+        provider.name,
+        provider.title or provider.name,
+        not missing,
+        tuple(missing),
+        default_model,
+        provider.capabilities,
+    )
     if missing:
         return ProviderStatus(*told)
     places = {endpoint.base_url: endpoint for endpoint in reversed(endpoints) if endpoint.base_url}

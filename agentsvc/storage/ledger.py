@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from asyncio import Future
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate, islice, takewhile
+from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, bindparam, or_, text, update
+from sqlalchemy import Connection, Insert, Integer, Table, bindparam, or_, text
+from sqlalchemy.types import TypeEngine
 
 from agentsvc.domain import ports
 from agentsvc.domain.agents import Session
@@ -77,6 +80,9 @@ class BatchingLedger(ports.Ledger):
         self._hurry: asyncio.TimerHandle | None = None  # beginnings must not wait for ever for somebody's end
         self._insert_sessions = _prepared(database.insert(sessions).on_conflict_do_nothing(), sessions)
         self._upsert_runs = _prepared(_upsert_runs(database), runs)
+        many = database.dialect == "sqlite"
+        self._append_messages = _said(_APPEND_MESSAGES if many else _APPEND_MESSAGE)
+        self._touch_sessions = _said(_TOUCH_SESSIONS if many else _TOUCH_SESSION)
 
     def start(self) -> None:
         """Begins to write."""
@@ -222,26 +228,27 @@ class BatchingLedger(ports.Ledger):
         self.batches += 1
 
     def _write_rows(self, connection: Connection, batch: Sequence[_Entry]) -> None:
-        new = [
-            session_row(entry.tenant_id, _dated_session(entry.session, entry.accepted))
+        spoken = {(entry.tenant_id, entry.run.session_id): entry.accepted for entry in batch if entry.messages}
+        new = {
+            (entry.tenant_id, entry.session.session_id): _dated_session(entry.session, entry.accepted)
             for entry in batch
             if entry.session
-        ]
-        states = {(entry.tenant_id, entry.run.run_id): entry for entry in batch}  # the last one counts
-        said = [
-            message_row(entry.tenant_id, entry.run.session_id, _identified(message, position, entry))
-            for entry in batch
-            for position, message in enumerate(entry.messages)
-        ]
+        }
         if new:
-            self._insert_sessions.execute(connection, new)
-        rows = [
+            rows = [
+                session_row(key[0], replace(session, update_time=spoken.pop(key, session.update_time)))
+                for key, session in new.items()
+            ]
+            self._insert_sessions.execute(connection, rows)
+        states = {(entry.tenant_id, entry.run.run_id): entry for entry in batch}  # the last one counts
+        runs = [
             run_row(tenant, _dated(entry.run, entry.accepted), self._owner) for (tenant, _), entry in states.items()
         ]
-        self._upsert_runs.execute(connection, rows)
-        if said:
-            _APPEND_MESSAGE.execute(connection, said)
-            _TOUCH_SESSION.execute(connection, _touches(batch))
+        self._upsert_runs.execute(connection, runs)
+        self._append_messages.execute(connection, list(_messages(batch)))
+        # Sorted, so that two processes lock sessions in one order.
+        touched = [{"of_tenant": key[0], "of_session": key[1], "moment": spoken[key]} for key in sorted(spoken)]
+        self._touch_sessions.execute(connection, touched)
 
     def _settle_first(self, refusal: AgentsvcError | None) -> None:
         entry = self._queue.popleft()
@@ -270,11 +277,9 @@ def _prepared(statement: Insert, table: Table) -> Prepared:
     return Prepared(statement, {column.name: column.type for column in table.c})
 
 
-# One message behind the last one of its session; nothing when the session is gone or the message is there already.
-_MESSAGE_WORDS = ("message_id", "document", "tenant_id", "session_id")
-_APPEND_MESSAGE = Prepared(
-    text(
-        """
+# Each message behind the last one of its session, in their order; nothing when the session is gone or the message is
+# there already. PostgreSQL gets rows one by one: there the type of every parameter in VALUES would have to be said.
+_APPEND_MESSAGE = """
     INSERT INTO messages (tenant_id, session_id, position, message_id, document)
     SELECT
         s.tenant_id,
@@ -289,24 +294,59 @@ _APPEND_MESSAGE = Prepared(
     FROM sessions AS s
     WHERE s.tenant_id = :tenant_id AND s.session_id = :session_id
     ON CONFLICT (tenant_id, message_id) DO NOTHING
-    """
-    ).bindparams(*(bindparam(name, type_=Word()) for name in _MESSAGE_WORDS)),
-    dict.fromkeys(_MESSAGE_WORDS, Word()),
-)
+"""
+_APPEND_MESSAGES = """
+    WITH said (number, tenant_id, session_id, message_id, document) AS (
+        VALUES (:number, :tenant_id, :session_id, :message_id, :document)
+    )
+    INSERT INTO messages (tenant_id, session_id, position, message_id, document)
+    SELECT
+        s.tenant_id,
+        s.session_id,
+        (
+            SELECT coalesce(max(m.position), 0)
+            FROM messages AS m
+            WHERE m.tenant_id = s.tenant_id AND m.session_id = s.session_id
+        ) + row_number() OVER (PARTITION BY s.tenant_id, s.session_id ORDER BY said.number),
+        said.message_id,
+        said.document
+    FROM said JOIN sessions AS s ON s.tenant_id = said.tenant_id AND s.session_id = said.session_id
+    WHERE true
+    ON CONFLICT (tenant_id, message_id) DO NOTHING
+"""
+_TOUCH_SESSION = """
+    UPDATE sessions SET update_time = :moment WHERE tenant_id = :of_tenant AND session_id = :of_session
+"""
+_TOUCH_SESSIONS = """
+    WITH said (tenant_id, session_id, moment) AS (VALUES (:of_tenant, :of_session, :moment))
+    UPDATE sessions
+    SET update_time = (
+        SELECT said.moment FROM said
+        WHERE said.tenant_id = sessions.tenant_id AND said.session_id = sessions.session_id
+    )
+    WHERE (tenant_id, session_id) IN (SELECT tenant_id, session_id FROM said)
+"""
+_PARAMETERS: dict[str, TypeEngine[Any]] = {
+    "number": Integer(),
+    **dict.fromkeys(("tenant_id", "session_id", "message_id", "document", "of_tenant", "of_session"), Word()),
+    "moment": Instant(),
+}
 
 
-_TOUCH_SESSION = Prepared(
-    update(sessions)
-    .where(sessions.c.tenant_id == bindparam("of_tenant"), sessions.c.session_id == bindparam("of_session"))
-    .values(update_time=bindparam("moment")),
-    {"of_tenant": Word(), "of_session": Word(), "moment": Instant()},
-)
+def _said(sql: str) -> Prepared:
+    named = {name: kind for name, kind in _PARAMETERS.items() if re.search(rf":{name}\b", sql)}
+    return Prepared(text(sql).bindparams(*(bindparam(name, type_=kind) for name, kind in named.items())), named)
 
 
-def _touches(batch: Sequence[_Entry]) -> list[Values]:
-    """When each session was spoken in last. Sorted, so that two processes lock sessions in one order."""
-    latest = {(entry.tenant_id, entry.run.session_id): entry.accepted for entry in batch if entry.messages}
-    return [{"of_tenant": key[0], "of_session": key[1], "moment": latest[key]} for key in sorted(latest)]
+def _messages(batch: Sequence[_Entry]) -> Iterator[Values]:
+    """The rows of what was said, numbered."""
+    said = (
+        message_row(entry.tenant_id, entry.run.session_id, _identified(message, position, entry))
+        for entry in batch
+        for position, message in enumerate(entry.messages)
+    )
+    for number, row in enumerate(said):
+        yield row | {"number": number}
 
 
 # --- values made complete -------------------------------------------------------------------------------------------

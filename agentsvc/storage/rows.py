@@ -191,7 +191,11 @@ def _labels_json(labels: Mapping[str, str]) -> str:
     if not labels:
         return "{}"
     # These are looked into by SQL, and PostgreSQL cannot turn the escape of a NUL into text.
-    return _json(dict(labels)).replace("\\u0000", "\ufffd")
+    return _json({_without_nul(name): _without_nul(value) for name, value in labels.items()})
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\x00", "\ufffd")
 
 
 def _json(value: Any) -> str:

@@ -180,7 +180,9 @@ def _budget(budget: Budget) -> v1.Budget | None:
         return None
     return v1.Budget(
         tokens=budget.tokens,
-        cost=None if budget.cost_micros is None else v1.Cost(micros=budget.cost_micros, currency_code="USD"),
+        cost=None
+        if budget.cost_micros is None
+        else v1.Cost(micros=budget.cost_micros, currency_code=budget.cost_currency or ""),
         wall_clock=None if budget.wall_clock is None else to_duration(budget.wall_clock),
         tool_calls=budget.tool_calls,
     )

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[i
 from grpc_reflection.v1alpha.reflection import aio as reflection_aio  # type: ignore[import-untyped]  # no stubs
 
 from agentsvc.domain.errors import Code
-from agentsvc.domain.ports import Authenticator
+from agentsvc.domain.ports import Authenticator, ProviderDirectory
 from agentsvc.engine.catalog import Catalog
 from agentsvc.engine.runs import Runs
 from agentsvc.engine.sessions import Sessions
@@ -25,6 +25,7 @@ from agentsvc.transport.agent_admin_service import AgentAdminService
 from agentsvc.transport.agent_service import AgentService
 from agentsvc.transport.interceptors import Gate, RpcEnded, unwatched
 from agentsvc.transport.methods import bind
+from agentsvc.transport.provider_service import ProviderService
 from agentsvc.transport.readiness import Readiness
 from agentsvc.transport.session_service import SessionService
 from agentsvc.v1 import (
@@ -117,6 +118,7 @@ class Server:
     """Serves the contract on one address. Ready from ``start`` on, unless something speaks against it (``readiness``).
 
     ``rpc_ended`` is told of every RPC of the contract, refused ones included; health and reflection do not count.
+    ``directory`` None: nobody here knows the providers, and ListProviders is NOT_IMPLEMENTED.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Server:
         catalog: Catalog,
         sessions: Sessions,
         rpc_ended: RpcEnded = unwatched,
+        directory: ProviderDirectory | None = None,
     ) -> None:
         self.readiness = Readiness()
         self.readiness.on_change = self._tell_health
@@ -140,7 +143,9 @@ class Server:
             agent_admin_service_pb2.DESCRIPTOR.services_by_name["AgentAdminService"]: AgentAdminService(catalog),
             session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]: SessionService(sessions, runs, catalog),
             memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"]: None,  # not built yet: NOT_IMPLEMENTED
-            provider_service_pb2.DESCRIPTOR.services_by_name["ProviderService"]: None,  # as above
+            provider_service_pb2.DESCRIPTOR.services_by_name["ProviderService"]: (
+                None if directory is None else ProviderService(directory)
+            ),
         }
         self._methods = frozenset(
             f"{service.full_name}/{rpc.name}" for service in self._services for rpc in service.methods

@@ -19,7 +19,7 @@ from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.timeline import Timeline
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
-from agentsvc.providers.models import BoundModel
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from agentsvc.providers.registry import PROVIDERS
 from tests.providers.faults import (

@@ -14,7 +14,7 @@ from agentsvc.domain.messages import FinishReason, Usage
 from agentsvc.domain.providers import BreakerState
 from agentsvc.domain.timeline import Timeline
 from agentsvc.providers.fleet import LOOK
-from agentsvc.providers.models import BoundModel
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from tests.providers.lines import ask
 from tests.providers.talk import HELLO, failure, reason, text
@@ -23,7 +23,7 @@ from tests.upstream import reply, sequence, stream, until
 
 GREET = stream(HELLO)
 ONCE = PoolConfig(retry=RetryPolicy(max_retries=0))
-AT_ONCE = 0.1  # seconds: ten times what is promised where nobody is to be asked, and what is promised of connections
+AT_ONCE = 1.0  # seconds until a connection is closed: ten times what is promised
 
 
 async def test_one_way_is_no_fleet_and_costs_no_layer() -> None:
@@ -162,6 +162,15 @@ async def test_with_all_addresses_down_it_is_said_at_once_and_when_to_come_back(
             assert (failed.error.reason, failed.error.retryable) == (Reason.PROVIDER_UNREACHABLE, True)
             assert 19 < (failed.error.retry_after or 0.0) <= 20
         assert ways.requests == [1]
+        assert ways.stats.failovers == 1
+
+
+async def test_with_all_addresses_down_the_first_to_be_asked_again_is_named() -> None:
+    late = stream([0.3], status=503)
+    async with several(reply(503), late, failures=1, open_for=20.0) as ways:
+        await ways.answer()
+        failed = failure(await ways.answer())
+        assert 19 < (failed.error.retry_after or 0.0) <= 19.7
 
 
 async def test_one_way_that_is_down_is_told_as_quickly() -> None:

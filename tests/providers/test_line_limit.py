@@ -13,7 +13,7 @@ from agentsvc.domain.events import ModelFailed
 from agentsvc.providers import PROVIDERS
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Decoder, Endpoint
-from agentsvc.providers.models import BoundModel
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.pool import PoolConfig
 from agentsvc.settings import Settings, SettingsError
 from tests.providers.recorded import DIALECTS

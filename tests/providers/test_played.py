@@ -30,7 +30,7 @@ from agentsvc.domain.timeline import Timeline
 from agentsvc.providers import script
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
-from agentsvc.providers.models import BoundModel
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.played import PlayedModel
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from agentsvc.providers.registry import PROVIDERS

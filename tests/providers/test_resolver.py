@@ -14,7 +14,7 @@ from agentsvc.domain.events import ModelFailed
 from agentsvc.domain.timeline import Timeline
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
-from agentsvc.providers.models import BoundModel
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.pool import PoolConfig
 from agentsvc.providers.resolver import ForbiddenAddressError, Resolver, check_public_url, is_public
 from tests.providers.lines import LINES, ask

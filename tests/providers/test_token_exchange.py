@@ -18,7 +18,8 @@ from agentsvc.domain.ports import ChatModel, ModelRequest
 from agentsvc.domain.timeline import Stage, Timeline
 from agentsvc.providers import PROVIDERS, Endpoint
 from agentsvc.providers.client import ProviderClient
-from agentsvc.providers.models import BoundModel, connect
+from agentsvc.providers.bound import BoundModel
+from agentsvc.providers.models import connect
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from agentsvc.providers.qianfan_v1_token import QianfanV1Token
 from agentsvc.providers.token_exchange import TokenModel

@@ -12,7 +12,7 @@ import pytest
 from agentsvc import v1
 from agentsvc.engine.catalog import Catalog
 from agentsvc.engine.runs import Runs
-from agentsvc.providers.models import BoundModel
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.script import Call, Say, Turn
 from agentsvc.storage.authenticator import CachingAuthenticator
 from tests.e2e.house import House, collect, open_house
