@@ -310,8 +310,9 @@ class TestPrices:
         file.write_text(json.dumps({"prices": {"openai": {"gpt-5": rates}, "ollama": {"*": rates}}}))
         prices = Settings.load({"AGENTSVC_PRICES": str(file)}).prices
         usage = Usage(10**6, 10**6)
-        assert prices.cost("openai", "gpt-5", usage) == prices.cost("ollama", "llama", usage) == Cost(3_000_000)
-        assert prices.cost("openai", "o3", usage) == BUILT_IN.cost("openai", "o3", usage)
+        assert prices.cost([("openai", "gpt-5", usage)]) == Cost(3_000_000)
+        assert prices.cost([("ollama", "llama", usage)]) == Cost(3_000_000)
+        assert prices.cost([("openai", "o3", usage)]) == BUILT_IN.cost([("openai", "o3", usage)])
 
     def test_a_wrong_file_is_told_entry_by_entry(self, tmp_path: Path):
         file = tmp_path / "prices.json"

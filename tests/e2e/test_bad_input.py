@@ -100,9 +100,12 @@ INVALID = {
     "budget-tool-calls": (options(budget={"tool_calls": 0}), "options.budget.tool_calls"),
     "unknown-provider": (options(provider="nobody"), "options.provider"),
     "our-field": (options(provider_options={"messages": []}), "options.provider_options.messages"),
-    "not-built-fallbacks": (options(fallbacks=[v1.Fallback(provider="openai")]), "options.fallbacks"),
+    "fallback-unknown": (options(fallbacks=[v1.Fallback(provider="nobody")]), "options.fallbacks[0].provider"),
     "not-built-client-tools": (options(client_tools=[v1.ClientTool(name="mine")]), "options.client_tools"),
-    "not-built-cost": (options(budget={"cost": {"micros": 5}}), "options.budget.cost"),
+    "cost-currency": (
+        options(budget={"cost": {"micros": 5, "currency_code": "XXX"}}),
+        "options.budget.cost.currency_code",
+    ),
     "not-built-top-k": (options(memory={"top_k": 3}), "options.memory.top_k"),
 }
 

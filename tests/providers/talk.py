@@ -8,9 +8,9 @@ from contextlib import aclosing, asynccontextmanager
 from agentsvc.domain.errors import Reason
 from agentsvc.domain.events import ModelEvent, ModelFailed, TextDelta
 from agentsvc.domain.timeline import Timeline
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
-from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from tests.providers.lines import LINES, ask
 from tests.upstream import Handler, Upstream

@@ -12,9 +12,9 @@ from agentsvc.domain.errors import Reason
 from agentsvc.domain.events import ModelEvent, ModelFinished
 from agentsvc.domain.messages import Usage
 from agentsvc.domain.timeline import Timeline
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
-from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from tests.providers.lines import LINES, ask
 from tests.providers.talk import CONFIG, HELLO, answer, failure, model_for, reason, talk, text

@@ -18,9 +18,9 @@ from cryptography.x509.oid import NameOID
 from agentsvc.domain.errors import Reason
 from agentsvc.domain.events import ModelFailed
 from agentsvc.domain.timeline import Timeline
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
-from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from tests.providers.lines import LINES, ask
 from tests.upstream import Upstream, stream, until

@@ -17,9 +17,9 @@ from agentsvc.domain.events import ModelEvent, ModelFailed, ModelFinished
 from agentsvc.domain.messages import FinishReason, Message, Role, Text
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.timeline import Timeline
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
-from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from agentsvc.providers.registry import PROVIDERS
 from tests.providers.faults import (

@@ -13,8 +13,8 @@ from agentsvc.domain.events import ModelFailed, ModelFinished
 from agentsvc.domain.messages import FinishReason, Usage
 from agentsvc.domain.providers import BreakerState
 from agentsvc.domain.timeline import Timeline
-from agentsvc.providers.fleet import LOOK
 from agentsvc.providers.bound import BoundModel
+from agentsvc.providers.fleet import LOOK
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from tests.providers.lines import ask
 from tests.providers.talk import HELLO, failure, reason, text

@@ -11,9 +11,9 @@ import pytest
 from agentsvc.domain.errors import Reason
 from agentsvc.domain.events import ModelFailed
 from agentsvc.providers import PROVIDERS
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Decoder, Endpoint
-from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.pool import PoolConfig
 from agentsvc.settings import Settings, SettingsError
 from tests.providers.recorded import DIALECTS

@@ -10,8 +10,8 @@ from agentsvc.domain.agents import LLMConfig
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.events import ModelFinished, TextDelta
 from agentsvc.domain.timeline import Timeline
-from agentsvc.providers.dialect import Endpoint, Provider
 from agentsvc.providers.bound import BoundModel
+from agentsvc.providers.dialect import Endpoint, Provider
 from agentsvc.providers.models import Providers
 from agentsvc.providers.registry import PROVIDERS
 from tests.providers.lines import LINES, Lines, ask

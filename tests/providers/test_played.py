@@ -28,9 +28,9 @@ from agentsvc.domain.messages import FinishReason
 from agentsvc.domain.ports import ChatModel, ModelRequest
 from agentsvc.domain.timeline import Timeline
 from agentsvc.providers import script
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
-from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.played import PlayedModel
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from agentsvc.providers.registry import PROVIDERS

@@ -12,9 +12,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.events import ModelFailed
 from agentsvc.domain.timeline import Timeline
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.dialect import Endpoint
-from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.pool import PoolConfig
 from agentsvc.providers.resolver import ForbiddenAddressError, Resolver, check_public_url, is_public
 from tests.providers.lines import LINES, ask

@@ -17,8 +17,8 @@ from agentsvc.domain.events import Annotation, ModelEvent, ModelFailed, ModelFin
 from agentsvc.domain.ports import ChatModel, ModelRequest
 from agentsvc.domain.timeline import Stage, Timeline
 from agentsvc.providers import PROVIDERS, Endpoint
-from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.bound import BoundModel
+from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.models import connect
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
 from agentsvc.providers.qianfan_v1_token import QianfanV1Token

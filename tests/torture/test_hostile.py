@@ -59,6 +59,8 @@ async def healthy(station: Station) -> AsyncIterator[None]:
 
     asking = asyncio.create_task(ask())
     try:
+        while not asked and not asking.done():  # noqa: ASYNC110 - the task beside it counts
+            await asyncio.sleep(0.01)
         yield
     finally:
         asking.cancel()

@@ -95,7 +95,7 @@ async def test_lists_leave_out_instructions_and_page(house: House) -> None:
         (v1.Agent(llm_config=v1.LlmConfig(provider="mock", base_url="http://x")), "agent.llm_config.base_url"),
         (
             v1.Agent(llm_config=v1.LlmConfig(provider="mock"), fallbacks=[v1.Fallback(provider="openai")]),
-            "agent.fallbacks",
+            "agent.fallbacks[0].provider",
         ),
     ],
 )
