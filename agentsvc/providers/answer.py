@@ -179,12 +179,16 @@ class StreamDecoder(Generic[Chunk]):
         if answer.ended:
             return ()
         if block := events.block(chunk):
-            if self._has_plain and not events.broken and (text := self._plain(block)):
+            if self._has_plain and not self._ends(block) and not events.broken and (text := self._plain(block)):
                 return [text]
             self._add(events.payloads(block))
         if events.broken:
             answer.malformed(events.broken)
         return answer.out.take()
+
+    def _ends(self, block: bytes) -> bool:
+        """Whether the last event of ``block`` ends the stream: then it holds more than text."""
+        return bool(self._terminal) and block.find(self._terminal, -len(self._terminal) - 4) >= 0
 
     def _plain(self, block: bytes) -> TextDelta | None:
         """The shorter way: the whole block in one C call, if it is text and nothing else."""

@@ -13,10 +13,7 @@ from agentsvc.domain.agents import StreamingMode
 from agentsvc.domain.messages import Cost, FinishReason
 from agentsvc.transport import codec_values as values
 from agentsvc.transport.errors import to_duration
-
-# A default gRPC client receives 4 MiB, and so many characters are at most 4 MB of UTF-8: an answer that is longer must
-# not cost its readers the end of their stream. It has arrived in deltas, and GetRun has it.
-_MOST_CHARACTERS: Final = 1_000_000
+from agentsvc.transport.packed import MOST_CHARACTERS
 
 
 class Kind(NamedTuple):
@@ -77,7 +74,8 @@ def _generation_completed(e: ev.GenerationCompleted) -> Message:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _MOST_CHARACTERS else ""
+    """An answer that is longer must not cost its readers the end of their stream. It came in deltas, and GetRun has it."""
+    return text if len(text) <= MOST_CHARACTERS else ""
 
 
 def _run_finished(e: ev.RunFinished) -> Message:

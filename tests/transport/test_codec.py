@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,8 @@ from agentsvc.domain.errors import Error, Reason
 from agentsvc.domain.messages import Cost, FinishReason, Media, Text, Usage
 from agentsvc.domain.timeline import StageTiming
 from agentsvc.transport.codec import decode_event, encode_event
-from agentsvc.transport.codec_events import KINDS
+from agentsvc.transport.codec_events import BY_TYPE, KINDS
+from agentsvc.transport.packed import PACKERS
 
 text = st.text(st.characters(codec="utf-8"), max_size=40)
 count = st.integers(0, 2**31 - 1)
@@ -80,16 +81,19 @@ def test_every_event_comes_back_as_it_went(sequence: int, elapsed_us: int, step:
     assert (found.sequence, found.elapsed_us, found.step, found.event) == (sequence, elapsed_us, step, event)
 
 
-@given(st.integers(0, 2**64 - 1), st.integers(-1, 2**63 - 1), st.integers(0, 2**32 - 1), text, st.booleans())
-def test_a_delta_packed_by_hand_is_what_protobuf_makes(
-    sequence: int, elapsed_us: int, step: int, content: str, reasons: bool
+@given(
+    st.integers(0, 2**64 - 1),
+    st.integers(-1, 2**63 - 1),
+    st.integers(0, 2**32 - 1),
+    st.one_of(*(EVENTS[kind] for kind in PACKERS)),
+)
+def test_an_event_packed_by_hand_is_what_protobuf_makes(
+    sequence: int, elapsed_us: int, step: int, event: ev.Event
 ) -> None:
-    event = v1.ChatEvent(sequence=sequence, elapsed_us=elapsed_us, step=step)
-    delta = event.reasoning_delta if reasons else event.text_delta
-    delta.text = content
-    delta.SetInParent()
-    ours = ev.ReasoningDelta(content) if reasons else ev.TextDelta(content)
-    assert encode_event(sequence, elapsed_us, step, ours) == v1.StreamChatResponse(event=event).SerializeToString()
+    kind = BY_TYPE[type(event)]
+    content: dict[str, Any] = {kind.field: kind.encode(event)}
+    wire = v1.ChatEvent(sequence=sequence, elapsed_us=elapsed_us, step=step, **content)
+    assert encode_event(sequence, elapsed_us, step, event) == v1.StreamChatResponse(event=wire).SerializeToString()
 
 
 @pytest.mark.parametrize("size", [0, 1, 123, 124, 125, 126, 127, 128, 16_000, 16_384, 2_097_152, 3_000_000])
