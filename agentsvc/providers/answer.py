@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import msgspec
 
 from agentsvc.domain.errors import Error, Reason
-from agentsvc.domain.events import ModelEvent, ModelFailed, ModelFinished, TextDelta
+from agentsvc.domain.events import ModelEvent, ModelFailed, ModelFinished
 from agentsvc.domain.messages import FinishReason, ProviderState, Usage
 from agentsvc.providers.calls import CallAssembly
 from agentsvc.providers.deltas import Deltas
@@ -152,6 +152,10 @@ class Framing(Protocol):
         """Whether so many events are all that a block holds."""
         ...
 
+    def tail(self, block: bytes, events: int) -> int:
+        """Where so many events at the end of a block begin, about: between two events in any case."""
+        ...
+
     def payloads(self, block: bytes) -> list[bytes]:
         """The JSON of every event in a block."""
         ...
@@ -159,6 +163,10 @@ class Framing(Protocol):
     def close(self) -> list[bytes]:
         """The JSON of the event that was pending when the connection ended."""
         ...
+
+
+_LAST_EVENTS = 3  # finish reason, usage, the terminal: what ends most streams
+_LAST_BYTES = 16  # in which the terminal stands, line ends included
 
 
 class StreamDecoder(Generic[Chunk]):
@@ -179,29 +187,31 @@ class StreamDecoder(Generic[Chunk]):
         if answer.ended:
             return ()
         if block := events.block(chunk):
-            if self._has_plain and not self._ends(block) and not events.broken and (text := self._plain(block)):
-                return [text]
-            self._add(events.payloads(block))
+            if self._has_plain and not events.broken:
+                block = self._without_text(block)
+            if block:
+                self._add(events.payloads(block))
         if events.broken:
             answer.malformed(events.broken)
         return answer.out.take()
 
-    def _ends(self, block: bytes) -> bool:
-        """Whether the last event of ``block`` ends the stream: then it holds more than text."""
-        return bool(self._terminal) and block.find(self._terminal, -len(self._terminal) - 4) >= 0
-
-    def _plain(self, block: bytes) -> TextDelta | None:
-        """The shorter way: the whole block in one C call, if it is text and nothing else."""
-        lines = self._events.lines(block)
+    def _without_text(self, block: bytes) -> bytes:
+        """What is left of ``block`` when its text has been taken the shorter way: in one C call, if it is text and nothing
+        else. The events that end an answer stand behind its last text, often in the same read.
+        """
+        cut = self._events.tail(block, _LAST_EVENTS) if block.find(self._terminal, -_LAST_BYTES) >= 0 else len(block)
+        lines = self._events.lines(head := block[:cut])
         if lines is None:
-            return None
+            return block
         try:
             plain = self._answer.plain(lines)
         except (ValueError, RecursionError):
-            return None
-        if plain is None or not self._events.usual(block, plain[1]):
-            return None
-        return TextDelta(*plain) if plain[0] else None
+            return block
+        if plain is None or not self._events.usual(head, plain[1]):
+            return block
+        if plain[0]:
+            self._answer.out.text(*plain)
+        return block[cut:]
 
     def close(self) -> Sequence[ModelEvent]:
         """The connection ended: the rest, and how it ended."""

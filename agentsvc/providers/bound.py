@@ -53,11 +53,11 @@ class BoundModel:
             attempt.begin()
             response = await exchange.response(self._dialect.encode(request, self.endpoint))
             decoder = self._decoder(response, request)
-            content, stall, clock = response.content, exchange.stall, timeline.clock
+            read, stall, clock = response.read, exchange.stall, timeline.clock
             asked, over = clock(), False
             while not over:
                 try:
-                    chunk = await content.readany()
+                    chunk = await read()
                 except (aiohttp.ClientError, OSError):
                     chunk = None
                 now = clock()
@@ -66,7 +66,7 @@ class BoundModel:
                 if chunk:
                     events = decoder.feed(chunk)
                 else:
-                    events, over = exchange.torn(decoder, content) if chunk is None else decoder.close(), True
+                    events, over = exchange.torn(decoder) if chunk is None else decoder.close(), True
                 if events:
                     over = exchange.took(events) or over
                     stall.since_ns = 0  # the reader has the ball

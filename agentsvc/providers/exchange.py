@@ -126,7 +126,7 @@ class Exchange:
         body = bytearray()
         with suppress(aiohttp.ClientError, OSError):
             async with asyncio.timeout(_ERROR_BODY_SECONDS):
-                while len(body) < _ERROR_BODY_BYTES and (chunk := await response.content.readany()):
+                while len(body) < _ERROR_BODY_BYTES and (chunk := await response.read()):
                     body += chunk
         if not response.content.at_eof():
             self.cut()
@@ -143,13 +143,12 @@ class Exchange:
             metadata=error.metadata,
         )
 
-    def torn(self, decoder: Decoder, content: aiohttp.StreamReader) -> Sequence[ModelEvent]:
-        """The connection broke under a read: the events of what had arrived before, and how the answer ends then.
+    def torn(self, decoder: Decoder) -> Sequence[ModelEvent]:
+        """The connection broke under a read: how the answer ends then.
 
         An answer whose finish reason had come is complete all the same; the decoder knows.
         """
-        content.set_exception(None)  # type: ignore[arg-type]  # else aiohttp keeps what came before the break to itself
-        events = [*decoder.feed(content.read_nowait()), *decoder.close()]
+        events = decoder.close()
         return blame(events, self._timed_out()) if self.stall.fired else events
 
     def took(self, events: Sequence[ModelEvent]) -> bool:

@@ -52,6 +52,15 @@ class JSONLines:
         """Whether there is nothing between the lines."""
         return block.count(b"\n") == events
 
+    def tail(self, block: bytes, events: int) -> int:
+        """Where the last ``events`` lines of ``block`` begin; 0 when it holds no more."""
+        end = len(block) - 1
+        for _ in range(events):
+            end = block.rfind(b"\n", 0, end)
+            if end < 0:
+                return 0
+        return end + 1
+
     def close(self) -> list[bytes]:
         """The connection ended: the pending line, if there is one."""
         lines = self.payloads(bytes(self._held))

@@ -84,6 +84,15 @@ class EventStream:
         """Whether ``block`` is so many usual events and nothing else: every line end in it is theirs."""
         return block.count(b"\n") == events * self._line_ends
 
+    def tail(self, block: bytes, events: int) -> int:
+        """Where the last ``events`` events of ``block`` begin; 0 when it holds no more, or other line ends than LF."""
+        end = len(block) - 2
+        for _ in range(events):
+            end = block.rfind(b"\n\n", 0, end)
+            if end < 0:
+                return 0
+        return end + 2
+
     def close(self) -> list[bytes]:
         """The connection ended: the data of the pending event, if there is one."""
         block = bytes(self._held) + b"\n\n"
