@@ -44,6 +44,7 @@ class Library:
     def __init__(self, config: JournalConfig, encode: Encoder) -> None:
         self.config = config
         self.encode = encode
+        self.run_bytes, self.process_bytes = config.run_bytes, config.process_bytes
         self.used = 0
         self._ended: dict[Journal, None] = {}  # in order of their end
         self._live: dict[Journal, None] = {}
@@ -75,11 +76,11 @@ class Library:
 
     def make_room(self) -> None:
         """Brings ``used`` below the cap again."""
-        while self.used > self.config.process_bytes and self._ended:
+        while self.used > self.process_bytes and self._ended:
             journal = next(iter(self._ended))
             del self._ended[journal]
             journal.trim(0)
-        while self.used > self.config.process_bytes:
+        while self.used > self.process_bytes:
             divisible = (journal for journal in self._live if journal.last > journal.oldest)
             largest = max(divisible, key=lambda journal: journal.size, default=None)
             if largest is None:
@@ -132,10 +133,10 @@ class Journal:
         if type(event) is RunFinished:
             self.end = event
             library.ended(self)
-        if self.size > library.config.run_bytes:
+        if self.size > library.run_bytes:
             # An eighth at a time, so that the shift of the list is paid once in thousands of entries.
-            self.trim(library.config.run_bytes * 7 // 8)
-        if library.used > library.config.process_bytes:
+            self.trim(library.run_bytes * 7 // 8)
+        if library.used > library.process_bytes:
             library.make_room()
         if self._waiting:
             self._wake()
@@ -278,6 +279,10 @@ class Reader:
         """Returns when ``take`` has something, at once if it has it already."""
         if self.journal.last == self.cursor:
             await self.journal.wait()
+
+    def waiting(self) -> asyncio.Future[None]:
+        """Done when ``take``, which had nothing, has something. Whoever waits may make it done to be woken earlier."""
+        return self.journal.wait()
 
     @property
     def end(self) -> RunFinished | None:

@@ -41,7 +41,7 @@ from agentsvc.engine.shaping import shaped
 from agentsvc.engine.tools import Toolset, run_tools
 from agentsvc.engine.transcript import Transcript
 
-_DELTAS = (TextDelta, ReasoningDelta, ToolCallStarted, ToolCallArgumentsDelta)
+_DELTAS = (ReasoningDelta, ToolCallStarted, ToolCallArgumentsDelta)
 _GO_ON = frozenset({FinishReason.TOOL_CALLS, FinishReason.PAUSE})
 
 
@@ -153,7 +153,11 @@ async def _answer(
                     first = clock()
                 chunks += 1
                 for event in batch:
-                    if isinstance(event, _DELTAS):
+                    if type(event) is TextDelta:
+                        answer.said(event)
+                        yield event
+                        spend(len(event.text))
+                    elif isinstance(event, _DELTAS):
                         delta, characters = heard(event)
                         yield delta
                         spend(characters)

@@ -58,6 +58,11 @@ class Answer:
         self.state: ProviderState | None = None
         self._renamed: dict[str, str] = {}
 
+    def said(self, event: TextDelta) -> None:
+        """A piece of the text."""
+        self.text.append(event.text)
+        self.pieces += event.pieces
+
     def call_started(self, event: ToolCallStarted, taken: set[str]) -> ToolCallStarted:
         """Ids are unique in a run: one that an earlier step used (some vendors count from 0 each time) gets a new one."""
         if event.tool_call_id in taken:
@@ -98,7 +103,7 @@ class Answer:
         return tuple(ToolCall(i, name, "".join(self.arguments[i]) or "{}") for i, name in self.names.items())
 
     @property
-    def said(self) -> str:
+    def whole(self) -> str:
         """The text so far. Half a surrogate pair, which only a broken decoder lets through, could never be sent or stored."""
         return "".join(self.text).encode("utf-8", "replace").decode()
 
@@ -152,14 +157,10 @@ class Transcript:
         return self.answer
 
     def heard(
-        self, event: TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta
-    ) -> tuple[TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta, int]:
-        """Takes a delta in; returns it as callers see it, and how many characters it spent."""
+        self, event: ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta
+    ) -> tuple[ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta, int]:
+        """Takes a delta in that is no text; returns it as callers see it, and how many characters it spent."""
         match event:
-            case TextDelta():
-                self.answer.text.append(event.text)
-                self.answer.pieces += event.pieces
-                return event, len(event.text)
             case ReasoningDelta():
                 self.answer.reasoning.append(event.text)
                 self.answer.pieces += event.pieces
@@ -179,7 +180,7 @@ class Transcript:
         if answer.finish_reason is None:
             raise ProviderError(Reason.STREAM_TRUNCATED, "The model's answer broke off. Trying again may help.")
         usage = self._book(self._count(answer))
-        self.text = answer.said
+        self.text = answer.whole
         self.finish_reason = FinishReason.TOOL_CALLS if calls else answer.finish_reason
         parts = (Text(self.text),) if self.text else ()
         if parts or calls or answer.state is not None:  # vendors refuse a history with an empty message in it
@@ -216,7 +217,7 @@ class Transcript:
         if self._request is not None:
             self._book(self._broken_off())
             self._request = None
-            self.text = self.answer.said
+            self.text = self.answer.whole
             if self.text:
                 self.messages.append(Message(Role.ASSISTANT, (Text(self.text),), status=MessageStatus.PARTIAL))
         self.end_calls()

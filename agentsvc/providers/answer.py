@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import msgspec
 
 from agentsvc.domain.errors import Error, Reason
-from agentsvc.domain.events import ModelEvent, ModelFailed, ModelFinished
+from agentsvc.domain.events import ModelEvent, ModelFailed, ModelFinished, TextDelta
 from agentsvc.domain.messages import FinishReason, ProviderState, Usage
 from agentsvc.providers.calls import CallAssembly
 from agentsvc.providers.deltas import Deltas
@@ -188,30 +188,32 @@ class StreamDecoder(Generic[Chunk]):
             return ()
         if block := events.block(chunk):
             if self._has_plain and not events.broken:
-                block = self._without_text(block)
+                text, block = self._split(block)
+                if text is not None:
+                    if not block:
+                        return [text]
+                    answer.out.text(text.text, text.pieces)
             if block:
                 self._add(events.payloads(block))
         if events.broken:
             answer.malformed(events.broken)
         return answer.out.take()
 
-    def _without_text(self, block: bytes) -> bytes:
-        """What is left of ``block`` when its text has been taken the shorter way: in one C call, if it is text and nothing
-        else. The events that end an answer stand behind its last text, often in the same read.
+    def _split(self, block: bytes) -> tuple[TextDelta | None, bytes]:
+        """The text of ``block``, and what is left of it: in one C call, if it is text and nothing else. The events that end
+        an answer stand behind its last text, often in the same read.
         """
         cut = self._events.tail(block, _LAST_EVENTS) if block.find(self._terminal, -_LAST_BYTES) >= 0 else len(block)
         lines = self._events.lines(head := block[:cut])
         if lines is None:
-            return block
+            return None, block
         try:
             plain = self._answer.plain(lines)
         except (ValueError, RecursionError):
-            return block
+            return None, block
         if plain is None or not self._events.usual(head, plain[1]):
-            return block
-        if plain[0]:
-            self._answer.out.text(*plain)
-        return block[cut:]
+            return None, block
+        return TextDelta(*plain) if plain[0] else None, block[cut:]
 
     def close(self) -> Sequence[ModelEvent]:
         """The connection ended: the rest, and how it ended."""

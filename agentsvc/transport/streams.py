@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from agentsvc.domain.errors import AgentsvcError, Error, Reason
@@ -71,9 +71,15 @@ async def relay(reader: Reader, call: Call, streams: Streams, place: Place) -> R
             if streams.draining is not None and not told and (last := reader.cursor - len(entries)):
                 entries = [encode_event(last, reader.elapsed_us(), 0, streams.draining), *entries]
                 told = True
-            if not entries and not await pulse.silent(reader.wait):
-                continue
-            for wire in entries or (encode_event(reader.cursor, reader.elapsed_us(), 0, Heartbeat()),):
+            if not entries:
+                pulse.waiting = reader.waiting()
+                await pulse.waiting
+                pulse.waiting = None
+                if not pulse.due:
+                    continue
+                pulse.due = False
+                entries = [encode_event(reader.cursor, reader.elapsed_us(), 0, Heartbeat())]
+            for wire in entries:
                 if is_plain_in_a_stream(len(wire)):
                     plain()
                 await write(wire)
@@ -98,39 +104,24 @@ def _too_slow(idle: float) -> AgentsvcError:
 
 
 class Pulse:
-    """Ends a wait that took longer than ``interval`` seconds. One timer per stream; a message costs one clock reading.
+    """Breaks a wait that took longer than ``interval`` seconds. One timer per stream; a message costs one clock reading.
 
-    The wait is ended by cancelling the task and taking the cancellation back, as asyncio.timeout does; but a write is
-    never cut off, and no timer is armed per message. A write that hangs for ``idle`` seconds makes it call the first of
-    ``when_idle``, after as long again the second, and so on. Used by the task that made it.
+    ``waiting`` is the future that is awaited at the moment, if any: a wait is broken by making it done, and ``due`` says
+    that it was. A write is never broken off, and no timer is armed per message. A write that hangs for ``idle`` seconds
+    makes it call the first of ``when_idle``, after as long again the second, and so on.
     """
 
-    __slots__ = (
-        "_due",
-        "_hanging",
-        "_idle",
-        "_interval",
-        "_last",
-        "_loop",
-        "_nudged",
-        "_task",
-        "_timer",
-        "_waiting",
-        "_when_idle",
-        "late",
-    )
+    __slots__ = ("_hanging", "_idle", "_interval", "_last", "_loop", "_timer", "_when_idle", "due", "late", "waiting")
 
     def __init__(self, interval: float, idle: float = math.inf, when_idle: tuple[Callable[[], None], ...] = ()) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine asks
-        self._task = task
         self._loop = asyncio.get_running_loop()
         self._interval = interval
         self._idle = idle
         self._when_idle = when_idle
         self._last = self._loop.time()
         self._hanging = -1.0, 0.0  # the last message before the write that hangs, and since when that is known
-        self._waiting = self._due = self._nudged = False
+        self.waiting: asyncio.Future[None] | None = None
+        self.due = False
         self.late = 0  # for how many times ``idle`` a write has hung
         self._timer = self._loop.call_later(min(interval, idle), self._look)
 
@@ -138,41 +129,25 @@ class Pulse:
         """A message was written: the silence begins anew."""
         self._last = self._loop.time()
 
-    def nudge(self) -> None:
-        """Ends the wait that is under way, if one is: there is something else to do."""
-        if self._waiting and not self._due:
-            self._nudged = True
-            self._end_wait()
-
-    async def silent(self, wait: Callable[[], Awaitable[None]]) -> bool:
-        """Awaits ``wait()``; True when the silence lasted too long before it was over."""
-        self._waiting = True
-        try:
-            await wait()
-        except asyncio.CancelledError:
-            if not self._due or self._task.uncancel() > 0:
-                raise  # the caller has gone, perhaps in the same instant
-            return not self._nudged
-        finally:
-            self._waiting = self._due = self._nudged = False
-        return False
+    def nudge(self) -> bool:
+        """Ends the wait that is under way, if one is: there is something else to do. Whether it did."""
+        if self.waiting is None or self.waiting.done():
+            return False
+        self.waiting.set_result(None)
+        return True
 
     def stop(self) -> None:
         """No more beats."""
         self._timer.cancel()
 
-    def _end_wait(self) -> None:
-        self._due = True
-        self._task.cancel()
-
     def _look(self) -> None:
         now = self._loop.time()
         rest = self._last + self._interval - now
-        if not self._waiting:
+        if self.waiting is None:
             # A write that is under way means that the window is shut: the caller's proxies see no silence of ours.
             self._watch_write(now)
-        elif rest <= 0 and not self._due:
-            self._end_wait()
+        elif rest <= 0:
+            self.due = self.nudge() or self.due
         self._timer = self._loop.call_later(min(rest if rest > 0 else self._interval, self._idle), self._look)
 
     def _watch_write(self, now: float) -> None:

@@ -1,26 +1,43 @@
+"""The pulse of a stream: it breaks a silence, and nothing else."""
+
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from agentsvc.transport.streams import Pulse
 
 
-async def forever() -> None:
-    await asyncio.Event().wait()
+async def waited(pulse: Pulse, *, ends_after: float | None = None) -> bool:
+    """One wait as a stream makes it, ended after so many seconds; whether the silence broke it."""
+    loop = asyncio.get_running_loop()
+    future = pulse.waiting = loop.create_future()
+    if ends_after is not None:
+        loop.call_later(ends_after, lambda: future.done() or future.set_result(None))
+    await future
+    pulse.waiting = None
+    due, pulse.due = pulse.due, False
+    return due
 
 
 async def test_a_wait_without_end_is_broken_by_silence_again_and_again() -> None:
     pulse = Pulse(0.01)
-    assert [await pulse.silent(forever) for _ in range(3)] == [True, True, True]
+    assert [await waited(pulse) for _ in range(3)] == [True, True, True]
     pulse.stop()
 
 
 async def test_a_wait_that_ends_in_time_is_no_silence() -> None:
     pulse = Pulse(60)
-    assert not await pulse.silent(lambda: asyncio.sleep(0))
+    assert not await waited(pulse, ends_after=0)
+    pulse.stop()
+
+
+async def test_a_nudge_ends_a_wait_and_is_no_silence() -> None:
+    pulse = Pulse(60)
+    assert not pulse.nudge()  # nobody waits
+    asyncio.get_running_loop().call_soon(pulse.nudge)
+    assert not await waited(pulse)
     pulse.stop()
 
 
@@ -28,7 +45,7 @@ async def test_silence_counts_from_the_last_message() -> None:
     pulse, loop = Pulse(0.2), asyncio.get_running_loop()
     loop.call_later(0.1, pulse.felt)
     began = loop.time()
-    assert await pulse.silent(forever)
+    assert await waited(pulse)
     assert loop.time() - began >= 0.29
     pulse.stop()
 
@@ -36,18 +53,30 @@ async def test_silence_counts_from_the_last_message() -> None:
 async def test_what_is_no_wait_is_never_broken_off() -> None:
     pulse = Pulse(0.01)
     await asyncio.sleep(0.05)  # a write that a shut window holds up
+    assert not pulse.due
     pulse.stop()
 
 
-async def test_a_caller_that_leaves_in_silence_is_not_taken_for_silence() -> None:
-    left = asyncio.Event()
+async def test_a_message_in_the_very_moment_of_a_heartbeat_takes_its_place() -> None:
+    pulse, loop = Pulse(60), asyncio.get_running_loop()
 
+    def message_and_look() -> None:
+        assert pulse.waiting is not None
+        pulse.waiting.set_result(None)
+        pulse._last = float("-inf")
+        pulse._look()
+
+    loop.call_soon(message_and_look)
+    assert not await waited(pulse)
+    pulse.stop()
+
+
+async def test_a_caller_that_leaves_in_silence_has_left() -> None:
     async def handler() -> None:
         pulse = Pulse(60)
         try:
-            await pulse.silent(forever)
+            await waited(pulse)
         finally:
-            left.set()
             pulse.stop()
 
     task = asyncio.create_task(handler())
@@ -55,32 +84,3 @@ async def test_a_caller_that_leaves_in_silence_is_not_taken_for_silence() -> Non
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert left.is_set()
-
-
-async def test_a_caller_that_leaves_in_the_very_moment_of_a_heartbeat_has_left() -> None:
-    async def handler() -> bool:
-        pulse = Pulse(60)
-        asyncio.get_running_loop().call_soon(leave_and_beat, pulse, asyncio.current_task())
-        return await pulse.silent(forever)
-
-    def leave_and_beat(pulse: Pulse, task: asyncio.Task[Any] | None) -> None:
-        assert task is not None
-        task.cancel()
-        pulse._last = float("-inf")
-        pulse._look()
-        pulse.stop()
-
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.create_task(handler())
-
-
-async def test_a_task_keeps_no_trace_of_the_heartbeats_it_had() -> None:
-    pulse = Pulse(0.01)
-    await pulse.silent(forever)
-    pulse.stop()
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
-    async with asyncio.timeout(5):
-        await asyncio.sleep(0.01)
