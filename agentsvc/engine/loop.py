@@ -18,30 +18,24 @@ from agentsvc.domain.events import (
     BudgetKind,
     Event,
     GenerationCompleted,
-    ModelFailed,
-    ModelFinished,
-    ReasoningDelta,
     StepCompleted,
-    TextDelta,
-    ToolCallArgumentsDelta,
     ToolCallRequested,
-    ToolCallStarted,
     ToolResult,
 )
 from agentsvc.domain.messages import FinishReason, ToolCall
 from agentsvc.domain.ports import ChatModel, ModelRequest
 from agentsvc.domain.quick import quick
 from agentsvc.domain.runs import ToolChoice, ToolChoiceMode
-from agentsvc.domain.timeline import AnswerTiming, Timeline
+from agentsvc.domain.timeline import Timeline
 from agentsvc.engine import estimate
 from agentsvc.engine.budget import BudgetExceeded, Meter
+from agentsvc.engine.hearing import Hearing
 from agentsvc.engine.prices import PriceTable
 from agentsvc.engine.routing import Candidate, Route
 from agentsvc.engine.shaping import shaped
 from agentsvc.engine.tools import Toolset, run_tools
 from agentsvc.engine.transcript import Transcript
 
-_DELTAS = (ReasoningDelta, ToolCallStarted, ToolCallArgumentsDelta)
 _GO_ON = frozenset({FinishReason.TOOL_CALLS, FinishReason.PAUSE})
 
 
@@ -81,15 +75,18 @@ async def _steps(
     plan: Plan, transcript: Transcript, timeline: Timeline, position: Callable[[], int]
 ) -> AsyncGenerator[Event, None]:
     request, meter = plan.request, Meter(plan.budget)
-    route = Route(Candidate(plan.model, request.model), plan.fallbacks)
+    route, notes = Route(Candidate(plan.model, request.model), plan.fallbacks), plan.streaming.emit_metadata
     for step in range(1, plan.max_steps + 1):
         while True:
             _begin_step(plan, route.current, request, meter)
             before = position()
+            hearing = Hearing(route.current, request, step, transcript, meter, timeline, with_notes=notes)
             try:
-                async with aclosing(_answer(plan, route.current, request, transcript, meter, timeline, step)) as events:
-                    async for event in events:
-                        yield event
+                async with aclosing(route.current.model.stream(request, timeline)) as batches:
+                    async for batch in batches:
+                        for event in hearing.events(batch):
+                            yield event
+                        hearing.check()
                 calls = transcript.answer.calls
                 for call in calls:
                     _check_arguments(call, route.current.model.provider)
@@ -99,6 +96,8 @@ async def _steps(
                 failed, error = route.current, failure.error
                 if not route.gone_on(error):
                     raise
+            finally:
+                hearing.close()
             meter.end_step(transcript.discard())
             yield AttemptChanged(failed.label, route.current.label, error.reason.value, before)
             request = replace(request, model=route.current.name)
@@ -130,48 +129,6 @@ def _begin_step(plan: Plan, candidate: Candidate, request: ModelRequest, meter: 
         return
     tariff = plan.prices.tariff(candidate.model.provider, candidate.name) if budget.cost_micros is not None else None
     meter.begin_step(estimate.prompt_tokens(request), tariff)
-
-
-async def _answer(
-    plan: Plan,
-    candidate: Candidate,
-    request: ModelRequest,
-    transcript: Transcript,
-    meter: Meter,
-    timeline: Timeline,
-    step: int,
-) -> AsyncGenerator[Event, None]:
-    """One answer of the model; when it came is noted on the timeline. Closing it closes the provider's connection at once."""
-    model, clock = candidate.model, timeline.clock
-    answer = transcript.begin_step(step, request, model.provider)
-    heard, spend = transcript.heard, meter.spend
-    asked, first, chunks, failure = clock(), 0, 0, ""
-    try:
-        async with aclosing(model.stream(request, timeline)) as batches:
-            async for batch in batches:
-                if not chunks and request.stream:
-                    first = clock()
-                chunks += 1
-                for event in batch:
-                    if type(event) is TextDelta:
-                        answer.said(event)
-                        yield event
-                        spend(len(event.text))
-                    elif isinstance(event, _DELTAS):
-                        delta, characters = heard(event)
-                        yield delta
-                        spend(characters)
-                    elif isinstance(event, ModelFinished):
-                        answer.finished(event)
-                    elif isinstance(event, ModelFailed):
-                        answer.failed(event)
-                        failure = event.error.reason
-                        raise ProviderError.of(event.error)
-                    elif plan.streaming.emit_metadata:
-                        yield event
-    finally:
-        timing = AnswerTiming(model.provider, request.model, asked, first, clock(), chunks, failure)
-        timeline.answers.append(timing)
 
 
 async def _run(

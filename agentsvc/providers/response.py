@@ -71,7 +71,11 @@ class Response:
                 raise broken
             if content.at_eof():
                 return b""
-            await content._wait("read")
+            waiter = content._waiter = content._loop.create_future()
+            try:
+                await waiter
+            finally:
+                content._waiter = None
         data = buffer.popleft() if len(buffer) == 1 else b"".join(buffer)
         buffer.clear()
         content._size = 0

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import Any, TypeAlias
 
 import grpc
@@ -51,8 +52,7 @@ def bind(service: ServiceDescriptor, implementation: object, ended: RpcEnded = u
 def _handler(descriptor: MethodDescriptor, implementation: object, ended: RpcEnded) -> Handler:
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", descriptor.name).lower()
     method: Method | None = getattr(implementation, name, None)
-    guarded = _unbuilt(descriptor) if method is None else _guarded(descriptor, method)
-    guarded = _counted(f"{descriptor.containing_service.full_name}/{descriptor.name}", guarded, ended)
+    guarded = _unbuilt(descriptor, ended) if method is None else _guarded(descriptor, method, ended)
     if descriptor.server_streaming:
         # Bytes in both directions: the journal's entries are the responses, encoded once for all readers.
         return grpc.unary_stream_rpc_method_handler(guarded)
@@ -60,51 +60,57 @@ def _handler(descriptor: MethodDescriptor, implementation: object, ended: RpcEnd
     return grpc.unary_unary_rpc_method_handler(guarded, response_serializer=response.SerializeToString)
 
 
-def _guarded(descriptor: MethodDescriptor, method: Method) -> Behaviour:
+def _guarded(descriptor: MethodDescriptor, method: Method, ended: RpcEnded) -> Behaviour:
     """The method between parsed bytes and a status, whatever happens in it."""
-    kind = GetMessageClass(descriptor.input_type)
+    kind, name = GetMessageClass(descriptor.input_type), _path(descriptor)
 
     async def behave(raw: bytes, context: Context) -> Message | None:
         current = call.get()
-        current.context = context
-        context.set_trailing_metadata(((REQUEST_ID, current.request_id),))
-        try:
-            response = await method(validation.parse(kind, raw), current)
-        except AgentsvcError as raised:
-            failure = raised.error
-        except grpc.aio.BaseError:
-            raise  # gRPC's own: the caller has gone or the server has stopped, there is nobody to answer
-        except BaseException as bug:  # the outermost edge: a bug must not show its inside, nor end in a bare UNKNOWN
-            if isinstance(bug, asyncio.CancelledError) and is_cancelled():
-                raise  # always: a handler that swallows it leaks native memory with each call
-            # Whatever else is no Exception: gRPC would log it and leave the caller waiting for a status for ever.
-            log.exception("%s failed unexpectedly, request id %s", descriptor.full_name, current.request_id)
-            failure = internal(current.request_id)
-        else:
-            if response is not None:
-                compression.settle(context, response.ByteSize())
-            return response
-        await _abort(context, failure, current.request_id)
-        return None  # abort has raised
+        with _Counted(name, context, ended):
+            current.context = context
+            context.set_trailing_metadata(((REQUEST_ID, current.request_id),))
+            try:
+                response = await method(validation.parse(kind, raw), current)
+            except AgentsvcError as raised:
+                failure = raised.error
+            except grpc.aio.BaseError:
+                raise  # gRPC's own: the caller has gone or the server has stopped, there is nobody to answer
+            # The outermost edge: a bug must not show its inside, nor end in a bare UNKNOWN.
+            except BaseException as bug:
+                if isinstance(bug, asyncio.CancelledError) and is_cancelled():
+                    raise  # always: a handler that swallows it leaks native memory with each call
+                # Whatever else is no Exception: gRPC would log it and leave the caller waiting for a status for ever.
+                log.exception("%s failed unexpectedly, request id %s", descriptor.full_name, current.request_id)
+                failure = internal(current.request_id)
+            else:
+                if response is not None:
+                    compression.settle(context, response.ByteSize())
+                return response
+            await _abort(context, failure, current.request_id)
+            return None  # abort has raised
 
     return behave
 
 
-def _counted(name: str, behave: Behaviour, ended: RpcEnded) -> Behaviour:
-    """``behave``, and how it ended is told."""
+class _Counted:
+    """Tells how a call ended. No coroutine around the method: each would be walked through at every message."""
 
-    async def counted(raw: bytes, context: Context) -> Message | None:
-        code = Code.OK
-        try:
-            response: Message | None = await behave(raw, context)
-        except BaseException:
-            code = _code(context)
-            raise
-        finally:
-            ended(name, code, call.get().timeline.elapsed_us() * 1e-6)
-        return response
+    __slots__ = ("_context", "_ended", "_name")
 
-    return counted
+    def __init__(self, name: str, context: Context, ended: RpcEnded) -> None:
+        self._name = name
+        self._context = context
+        self._ended = ended
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, failed: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        code = Code.OK if failed is None else _code(self._context)
+        self._ended(self._name, code, call.get().timeline.elapsed_us() * 1e-6)
+
+
+def _path(descriptor: MethodDescriptor) -> str:
+    return f"{descriptor.containing_service.full_name}/{descriptor.name}"
 
 
 def _code(context: Context) -> Code:
@@ -116,12 +122,15 @@ def _code(context: Context) -> Code:
     return Code.CANCELLED if remaining is None or remaining > _DEADLINE_SLACK else Code.DEADLINE_EXCEEDED
 
 
-def _unbuilt(descriptor: MethodDescriptor) -> Behaviour:
+def _unbuilt(descriptor: MethodDescriptor, ended: RpcEnded) -> Behaviour:
+    name = _path(descriptor)
+
     async def refuse(_: bytes, context: Context) -> None:
-        request_id = call.get().request_id
-        context.set_trailing_metadata(((REQUEST_ID, request_id),))
-        failure = Error(Reason.NOT_IMPLEMENTED, f"{descriptor.full_name} is not built yet.")
-        await _abort(context, failure, request_id)
+        with _Counted(name, context, ended):
+            request_id = call.get().request_id
+            context.set_trailing_metadata(((REQUEST_ID, request_id),))
+            failure = Error(Reason.NOT_IMPLEMENTED, f"{descriptor.full_name} is not built yet.")
+            await _abort(context, failure, request_id)
 
     return refuse
 
