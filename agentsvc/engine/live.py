@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agentsvc.domain.agents import Session
@@ -31,7 +31,7 @@ from agentsvc.domain.events import (
 )
 from agentsvc.domain.messages import Cost, Message
 from agentsvc.domain.ports import Ledger
-from agentsvc.domain.quick import quick
+from agentsvc.domain.quick import quick, replace
 from agentsvc.domain.runs import OnDisconnect, Run, RunRequest
 from agentsvc.domain.timeline import Stage, Timeline
 from agentsvc.engine import prompt

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from agentsvc.domain.agents import Budget, StreamingOptions
@@ -24,7 +24,7 @@ from agentsvc.domain.events import (
 )
 from agentsvc.domain.messages import FinishReason, ToolCall
 from agentsvc.domain.ports import ChatModel, ModelRequest
-from agentsvc.domain.quick import quick
+from agentsvc.domain.quick import quick, replace
 from agentsvc.domain.runs import ToolChoice, ToolChoiceMode
 from agentsvc.domain.timeline import Timeline
 from agentsvc.engine import estimate

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from agentsvc.domain.errors import ProviderError, Reason
 from agentsvc.domain.events import (
     ModelFailed,
@@ -26,6 +24,7 @@ from agentsvc.domain.messages import (
     Usage,
 )
 from agentsvc.domain.ports import ModelRequest
+from agentsvc.domain.quick import replace
 from agentsvc.engine import estimate
 from agentsvc.engine.ids import new_id
 

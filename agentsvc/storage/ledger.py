@@ -15,7 +15,7 @@ import re
 from asyncio import Future
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate, islice, takewhile
 from typing import Any
@@ -27,7 +27,7 @@ from agentsvc.domain import ports
 from agentsvc.domain.agents import Session
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.messages import Message, Part, Text
-from agentsvc.domain.quick import quick
+from agentsvc.domain.quick import quick, replace
 from agentsvc.domain.runs import Run
 from agentsvc.storage.database import Database, StorageConfig, require_tenant
 from agentsvc.storage.failures import cause_of, unavailable

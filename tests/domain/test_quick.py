@@ -1,12 +1,13 @@
 """A value that is made quickly is the same value as one that is made slowly."""
 
 import copy
+import dataclasses
 import pickle
-from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 
 import pytest
 
-from agentsvc.domain.quick import quick
+from agentsvc.domain.quick import quick, replace
 
 
 class _Base:
@@ -71,7 +72,10 @@ def test_wrong_arguments_are_refused(keywords: dict[str, int]) -> None:
 def test_values_are_compared_replaced_copied_and_matched() -> None:
     value = Quick(1, "two", last=True)
     assert value == Quick(1, "two", last=True) != Quick(1)
-    assert replace(value, word="three") == Quick(1, "three", last=True)
+    assert replace(value, word="three") == dataclasses.replace(value, word="three") == Quick(1, "three", last=True)
+    assert type(replace(value)) is Quick
+    with pytest.raises(TypeError, match="unheard_of"):
+        replace(value, unheard_of=1)  # type: ignore[call-arg]
     match value:
         case Quick(number, word):
             assert (number, word) == (1, "two")
