@@ -117,11 +117,26 @@ def _messages(request: ModelRequest, accent: Accent, vendor: Vendor) -> Iterator
         yield {"role": "system", "content": instructions}
     called = False  # since the last question
     for message in request.messages:
+        if not (called and message.role is Role.ASSISTANT) and (spoken := _spoken(message)) is not None:
+            called = False
+            yield spoken
+            continue
         called = message.role is not Role.USER and (called or bool(message.tool_calls))
         turn = _message(message, accent)
         if message.role is Role.ASSISTANT:
             turn |= returned(message, accent.returns, vendor.provider, called=called)
         yield turn
+
+
+def _spoken(message: Message) -> dict[str, Any] | None:
+    """A turn of one text and nothing else, as nearly all are; None for others."""
+    role, parts = _SPEAKERS.get(message.role), message.parts
+    if role is None or len(parts) != 1 or message.tool_calls or message.provider_state is not None:
+        return None
+    return {"role": role, "content": part.text} if type(part := parts[0]) is Text and part.text else None
+
+
+_SPEAKERS = {Role.USER: "user", Role.ASSISTANT: "assistant"}
 
 
 def _instructions(request: ModelRequest, accent: Accent) -> str:

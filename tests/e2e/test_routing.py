@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -41,8 +42,8 @@ from tests.e2e.house import HASTY, PATIENCE, Answer, House, collect, open_house,
 from tests.providers.ways import DOWN
 from tests.scripted import scripted
 from tests.transport.rpc import refused
-from tests.upstream import Connection, Handler, Request, Upstream, reply, stream, until
 from tests.upstream import Call as Asked
+from tests.upstream import Connection, Handler, Request, Upstream, reply, stream, until
 
 MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-sonnet-4-5"}  # the default ones, asked for by both fakes
 DIRECTIONS = [("openai", "anthropic"), ("anthropic", "openai")]
@@ -242,7 +243,12 @@ async def test_a_conversation_with_tools_is_gone_on_with_in_its_middle(order: tu
         assert change.attempt_changed.discard_after_sequence == step.sequence
         await assert_only_the_second_counts(house, answer)
         roles = [message.role for message in await house.messages(answer.session_id)]
-        assert roles == [v1.ROLE_USER, v1.ROLE_ASSISTANT, v1.ROLE_TOOL, v1.ROLE_ASSISTANT]
+        assert roles == [
+            v1.MESSAGE_ROLE_USER,
+            v1.MESSAGE_ROLE_ASSISTANT,
+            v1.MESSAGE_ROLE_TOOL,
+            v1.MESSAGE_ROLE_ASSISTANT,
+        ]
         again = await house.ask(house.agent_id, session_id=answer.session_id)
         assert again.finished.state == v1.RUN_STATE_COMPLETED
 
@@ -370,7 +376,7 @@ def outline(answer: Answer) -> list[Any]:
         [kind for kind, before in zip(kinds, [None, *kinds], strict=False) if kind != before],
         answer.text,
         (completed.text, completed.finish_reason, completed.total_steps),
-        [call.arguments_json for call in answer.all("tool_call_requested")],
+        [json.loads(call.arguments_json) for call in answer.all("tool_call_requested")],
         [field.name for field, _ in usage.ListFields()],
         answer.finished.cost.currency_code,
     ]
@@ -537,16 +543,17 @@ async def test_a_hundred_chats_in_a_row_use_one_connection() -> None:
 )
 async def test_a_vendor_that_closes_idle_connections_costs_no_answer(idle: float, number: int, at_once: int) -> None:
     rng = random.Random(number)
-    async with several(GOOD) as (house, (vendor,)):
+    async with several(scripted((Say(ACCEPTED, delay=0.01),))) as (house, (vendor,)):
         vendor.idle_close = idle
         agent = await house.agent()
 
-        async def talk() -> None:
-            for _ in range(number // at_once):
-                assert (await house.ask(agent)).text == ACCEPTED
-                # Half of the pauses are shorter than the vendor's patience, by up to 50 ms.
-                await asyncio.sleep(idle + rng.uniform(-0.05, 0.05))
+        async def talk(pause: float) -> None:
+            await asyncio.sleep(pause + rng.uniform(0, 0.01))
+            assert (await house.ask(agent)).text == ACCEPTED
 
-        await asyncio.gather(*(talk() for _ in range(at_once)))
-        assert len(vendor.requests) >= number
-        assert len(vendor.connections) > number // 10  # it did close them
+        for _ in range(number // at_once):
+            pause = idle + rng.uniform(
+                -0.05, 0.05
+            )  # about half of them outlast the vendor's patience, some end with it
+            await asyncio.gather(*(talk(pause) for _ in range(at_once)))
+        assert number / 4 < len(vendor.connections) < number  # it did close them, and not all
