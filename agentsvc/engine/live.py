@@ -52,7 +52,6 @@ _UNASKABLE = frozenset(
         Reason.PROVIDER_INVALID_REQUEST,
     }
 )
-_SOON = 0.001  # seconds
 _COMMIT_WAIT = 1.0  # seconds run_finished waits for the commit before it says persisted = false
 
 
@@ -105,7 +104,6 @@ class Live:
         "_plan",
         "_prepare",
         "_readers",
-        "_registered",
         "_request",
         "_run",
         "_running",
@@ -161,7 +159,7 @@ class Live:
         self._limit = math.inf, WALL_CLOCK
         self._new_session: Session | None = None
         self._task: asyncio.Task[None] | None = None
-        self._running = self._registered = False
+        self._running = False
 
     def begin(self, wall_clock: float, new_session: Session | None) -> None:
         """Starts the task. The nearest of deadline (under CANCEL) and ``wall_clock`` seconds will end it.
@@ -249,7 +247,8 @@ class Live:
         """The task: converse, settle, finish."""
         self._running = True
         try:
-            # One turn later the provider's request is on its way, and the first event has not delayed it.
+            # One turn later the provider's request is on its way, and nothing that is done for the beginning (encoding
+            # the first event, waking the reader, the row, a timer) has delayed it.
             asyncio.get_running_loop().call_soon(self._announce)
             ending = self._cause or await self._converse()
         except BudgetExceeded as limit:
@@ -262,25 +261,17 @@ class Live:
                 raise  # the loop is being torn down: nobody is left to tell
             ending = self._bug()
         self._announce()
-        self._register()
         # Whatever a cancelled library made of it on its way out: the one who stopped the run said why.
         self._settle(self._cause or ending)
         await self._finish()
 
     def _announce(self) -> None:
-        """run_started, once and first."""
+        """run_started, once and first; with it the run's row and its limit in time."""
         if self.journal.last:
             return
         self.journal.append(self.started, 0)
         for note in self._notes:
             self.journal.append(note, 0)
-        asyncio.get_running_loop().call_later(_SOON, self._register)
-
-    def _register(self) -> None:
-        """The run's row and its limit in time, once: what can wait until a first token that comes at once has left."""
-        if self._registered:
-            return
-        self._registered = True
         self._ledger.started(self.tenant_id, self._run, self._new_session)
         when, ending = self._limit
         self._limit_timer = asyncio.get_running_loop().call_at(when, self.stop, ending)
@@ -308,7 +299,6 @@ class Live:
                 if not journal.last:
                     self._announce()
                 if type(event) is GenerationCompleted:
-                    self._register()
                     # The session is free and its history readable before anybody learns that the answer is final.
                     self._settle(COMPLETED)
                 append(event, transcript.step)

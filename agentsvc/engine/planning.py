@@ -23,7 +23,7 @@ from agentsvc.engine.routing import Candidate
 from agentsvc.engine.sessions import Conversation
 
 MODEL_CHOICE = "model_choice"
-"""The annotation that says why ``auto`` chose as it did."""
+"""The annotation that says why ``auto`` chose as it did, with emit_metadata."""
 
 
 @quick
@@ -61,7 +61,9 @@ class Planner:
         if complexity.asked(prepared.agent.llm_config, options):
             before = _history(request, layers, conversation)
             choice = complexity.choose(self._auto, complexity.facts(request, before, len(prepared.tools.tools)))
-            options, notes = choice.over(options), (Annotation(MODEL_CHOICE, choice.reason),)
+            options = choice.over(options)
+            if layers.streaming.emit_metadata:
+                notes = (Annotation(MODEL_CHOICE, choice.reason),)
         first, fallbacks = self._catalog.choose(prepared, options), self._catalog.fallbacks(prepared, options)
         for candidate in (first, *fallbacks):
             refusals.check_capabilities(candidate.model, prepared, request)

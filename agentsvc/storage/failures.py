@@ -29,7 +29,7 @@ def translated() -> Iterator[None]:
     """
     try:
         yield
-    except IntegrityError as error:
+    except (IntegrityError, sqlite3.IntegrityError) as error:
         raise AgentsvcError(Reason.ALREADY_EXISTS, "A stored row with this key exists already.") from error
     except (SQLAlchemyError, asyncpg.PostgresError, sqlite3.Error, OSError, TimeoutError) as error:
         if _is_transient(error):

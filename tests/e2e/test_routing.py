@@ -52,7 +52,7 @@ IMPATIENT = replace(HASTY, first_token_timeout=PATIENT_FOR, idle_timeout=PATIENT
 LATE = 0.5  # seconds; the promise is 0.05, on a machine that is not shared
 TICK = 0.005  # by which an event loop's timer may be early
 AT_ONCE = 1.0  # seconds; the promise is 0.1
-TWENTY = "one two three four five six seven eight nine ten once more up to twenty and then cut off "
+TWENTY = "one two three four five six seven eight nine ten once more up to twenty and then was cut off "
 REJECTED, ACCEPTED = TWENTY.strip(), "The second answer."
 SILENT = stream([], finish="stall")
 GOOD = scripted((Say(ACCEPTED),))
@@ -172,13 +172,16 @@ def price(provider: str, usage: Usage) -> int:
 async def test_a_stalled_vendor_costs_its_patience_and_nothing_more(order: tuple[str, str], silence: Step) -> None:
     own = 0.1
     async with routed((silence,), (Say(ACCEPTED, delay=own),), order=order) as house:
-        answer = await house.ask(house.agent_id)
+        timed = v1.ChatOptions(streaming=v1.StreamingOptions(emit_timings=True))
+        answer = await house.ask(house.agent_id, options=timed)
         changed = answer.one("attempt_changed")
         assert getattr(changed, "from") == f"{order[0]}/{MODELS[order[0]]}"
         assert changed.to == f"{order[1]}/{MODELS[order[1]]}"
         assert (changed.reason, changed.discard_after_sequence) == ("FIRST_TOKEN_TIMEOUT", 1)
         first = next(event for event in answer.events if event.HasField("text_delta"))
         assert -TICK <= first.elapsed_us / 1e6 - PATIENT_FOR - own <= LATE
+        explained = sum(stage.duration_us for stage in answer.one("timings").stages if stage.critical)
+        assert abs(explained - first.elapsed_us) < LATE / 10 * 1e6
         assert answer.finished.framework_overhead_us < PATIENT_FOR * 1e6  # the stall is not ours
         stalled = connection_of(house.upstream, house.upstream.requests[0])
         assert stalled.closed_at - house.upstream.requests[1].at < AT_ONCE
@@ -213,7 +216,7 @@ async def test_a_vendor_that_dies_after_20_tokens_leaves_one_boundary_and_its_bi
         assert not second.estimated
         first = Usage(both.input_tokens - second.input_tokens, both.output_tokens - second.output_tokens)
         assert first.input_tokens > 0
-        assert 15 <= first.output_tokens <= 25
+        assert first.output_tokens in {20, 21}  # of a torn frame something may be left
         cost = answer.finished.cost
         assert cost.micros == -(-(price(order[0], first) + price(order[1], second)) // EXACT)
         assert (cost.currency_code, cost.estimated) == ("USD", True)
@@ -350,6 +353,16 @@ async def test_the_calls_fallbacks_take_the_place_of_the_agents() -> None:
         assert [change.discard_after_sequence for change in answer.all("attempt_changed")] == [1, 2]
         failed = await house.ask(agent)
         assert (failed.finished.error.reason, failed.finished.error.provider) == ("PROVIDER_OVERLOADED", "anthropic")
+
+
+async def test_a_fallback_without_a_key_is_passed_over_in_an_agent_and_refused_in_a_call() -> None:
+    keyless = v1.Fallback(provider="groq", model="llama-3.3-70b-versatile")
+    both = {"fallbacks": [keyless, v1.Fallback(provider="anthropic")]}
+    async with routed((Refuse(503),), (Say(ACCEPTED),), agent=both) as house:
+        answer = await house.ask(house.agent_id)
+        await assert_only_the_second_counts(house, answer)
+        call = house.stream(house.agent_id, options=v1.ChatOptions(fallbacks=[keyless]))
+        assert (await refused(call)).reason == "PROVIDER_NOT_CONFIGURED"
 
 
 @pytest.mark.parametrize("order", DIRECTIONS, ids="-to-".join)
@@ -500,6 +513,9 @@ async def test_auto_asks_the_model_that_fits_and_says_why() -> None:
         assert simple.one("annotation").value == "simple: 5 characters"
         assert simple.one("attempt_changed").discard_after_sequence == 2  # run_started and the annotation stay
         await assert_only_the_second_counts(house, simple)
+        quiet = await house.ask(house.agent_id, message="Hello", options=v1.ChatOptions(model="auto"))
+        assert not quiet.all("annotation")
+        assert quiet.one("attempt_changed").discard_after_sequence == 1
 
 
 def costing(micros: int) -> v1.ChatOptions:
