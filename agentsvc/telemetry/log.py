@@ -110,7 +110,7 @@ class _RunEnded(logging.LogRecord):
         self.__dict__.update(_BLANK)
         self.summary = summary
         self.levelno, self.levelname = level, logging.getLevelName(level)
-        self.created = time.time()
+        self.created = summary.end_time.timestamp() if summary.end_time else time.time()
 
     def spell_out(self) -> None:
         """Puts the fields where formatters look for them."""

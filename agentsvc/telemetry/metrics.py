@@ -12,7 +12,7 @@ owner's name), so only those that the operator knows are labels; the others coun
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -48,6 +48,7 @@ class Metrics:
 
     def __init__(self, providers: Collection[str] = (), models: Collection[str] = ()) -> None:
         self.registry = CollectorRegistry()
+        self.catch_up: Callable[[], None] = _up_to_date  # called before every exposition
         ProcessCollector(registry=self.registry)
         self._providers = frozenset(providers)
         self._models = frozenset(models)
@@ -112,6 +113,7 @@ class Metrics:
 
         A family takes about a millisecond to write: who renders on the event loop lets others have it in between.
         """
+        self.catch_up()
         encode, content_type = choose_encoder(accept)
         whole = b"# EOF\n" if content_type.startswith("application/openmetrics") else b""
 
@@ -141,6 +143,10 @@ class Metrics:
 
     def _model(self, name: str) -> str:
         return name if name in self._models else OTHER
+
+
+def _up_to_date() -> None:
+    """Nothing waits to be told."""
 
 
 class _One(Collector):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Self
 
 from agentsvc.domain.errors import Reason
@@ -32,10 +33,11 @@ class RunSummary:
     usage: Usage
     stages: tuple[StageTiming, ...] = ()
     answers: tuple[AnswerTiming, ...] = ()
+    end_time: datetime | None = None
 
     @classmethod
-    def of(cls, tenant_id: str, run: Run, started: RunStarted, timeline: Timeline) -> Self:
-        """The summary of an ended run."""
+    def of(cls, tenant_id: str, run: Run, started: RunStarted, timeline: Timeline, duration_us: int) -> Self:
+        """The summary of a run that ended ``duration_us`` after its call arrived."""
         stages = timeline.timings()
         ttft = sum(stage.duration_us for stage in stages if stage.critical)
         return cls(
@@ -48,9 +50,10 @@ class RunSummary:
             state=run.state,
             reason=run.error.reason if run.error else None,
             ttft_us=ttft if timeline.answered else None,
-            duration_us=timeline.elapsed_us(),
+            duration_us=duration_us,
             overhead_us=run.framework_overhead_us,
             usage=run.usage,
             stages=stages,
             answers=tuple(timeline.answers),
+            end_time=run.end_time,
         )

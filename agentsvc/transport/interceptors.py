@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
@@ -22,6 +21,7 @@ from agentsvc.domain.errors import AgentsvcError, Code, Error, Reason
 from agentsvc.domain.ports import Authenticator
 from agentsvc.domain.runs import Principal
 from agentsvc.domain.timeline import Stage, Timeline
+from agentsvc.engine.ids import new_id
 from agentsvc.transport.errors import RichStatus
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _read(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[Sequence[
             authorizations.append(str(value))
         elif key == REQUEST_ID and _REQUEST_ID.fullmatch(str(value)):
             request_id = str(value)
-    return authorizations, request_id or secrets.token_hex(8)
+    return authorizations, request_id or new_id("request")
 
 
 def _bearer(authorizations: Sequence[str]) -> str:

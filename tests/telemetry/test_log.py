@@ -40,7 +40,7 @@ def summary(state: RunState = RunState.COMPLETED, error: Error | None = None, *,
     now = datetime.now(UTC)
     run = Run("run_1", "demo", "session_1", state=state, error=error, usage=Usage(3, 5), end_time=now)
     started = RunStarted("run_1", "session_1", "demo", "mock", "mock-demo", StreamingMode.STREAM, False)
-    return RunSummary.of("acme", run, started, timeline)
+    return RunSummary.of("acme", run, started, timeline, timeline.elapsed_us())
 
 
 def test_a_run_is_one_line_that_says_whose_how_and_how_fast():
