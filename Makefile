@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo serve test test-slow check format proto bench soak
+.PHONY: help setup demo serve test test-slow check format proto bench bench-compare soak
 
 help:
 	@echo "make demo        the main job, in the terminal: one streamed answer with a tool call"
@@ -16,6 +16,7 @@ help:
 	@echo "make format      let ruff and buf format"
 	@echo "make proto       regenerate agentsvc/v1 from protos/"
 	@echo "make bench       measure added time to first token (BENCH=--quick: whether the bench works)"
+	@echo "make bench-compare  measure again, and fail when a ratio is 10 % worse than the stored run"
 	@echo "make soak        steady traffic, and whether memory grows (MINUTES=15)"
 
 setup: $(READY)
@@ -60,6 +61,10 @@ proto: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench.run $(BENCH)
+	$(BIN)/python -m bench.decode
+
+bench-compare: $(READY)
+	$(BIN)/python -m bench.compare
 
 soak: $(READY)
 	$(BIN)/python -m bench.soak $(MINUTES)

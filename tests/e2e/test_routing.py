@@ -565,15 +565,16 @@ async def test_a_vendor_that_closes_idle_connections_costs_no_answer(
     idle: float, pace: float, number: int, at_once: int
 ) -> None:
     rng = random.Random(number)
-    # Slow enough for all to be under way together, each on a connection of its own.
+    # The same for all who talk: out of step they would share few connections, which never rest for long.
+    pauses = [idle + rng.uniform(-0.05, 0.05) for _ in range(number // at_once)]
     async with several(scripted((Say(ACCEPTED, delay=pace),))) as (house, (vendor,)):
         vendor.idle_close = idle
         agent = await house.agent()
 
         async def talk() -> None:
-            for _ in range(number // at_once):
+            for pause in pauses:
                 assert (await house.ask(agent)).text == ACCEPTED
-                await asyncio.sleep(idle + rng.uniform(-0.05, 0.05))  # half of them outlast the vendor's patience
+                await asyncio.sleep(pause)
 
         await asyncio.gather(*(talk() for _ in range(at_once)))
         assert 2 * at_once < len(vendor.connections) < number  # it did close them, and not all
