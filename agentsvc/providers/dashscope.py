@@ -35,6 +35,7 @@ NAME = "dashscope"
 _TEXT = "/services/aigc/text-generation/generation"
 _IMAGES = "/services/aigc/multimodal-generation/generation"
 # At the beginning of a line, where no text of the model's can stand: there are no line ends in JSON's strings.
+_ERROR_COMMENTS = (b":HTTP_STATUS/4", b":HTTP_STATUS/5")
 _ERROR_STATUS = re.compile(rb"(?:^|[\r\n]):HTTP_STATUS/([45][0-9]{2})")
 
 
@@ -89,7 +90,8 @@ class GenerationStream(EventStream):
         self.status = 0
 
     def _lines(self, block: bytes) -> list[bytes]:
-        if found := _ERROR_STATUS.search(block):
+        # Looked for as plain bytes first: the pattern alone would cost more than decoding does.
+        if any(comment in block for comment in _ERROR_COMMENTS) and (found := _ERROR_STATUS.search(block)):
             self.status = int(found[1])
         return super()._lines(block)
 
