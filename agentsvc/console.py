@@ -63,6 +63,8 @@ class Screen:
                 self._write(value.text)
             case "reasoning_delta":
                 self._write(value.text, "dim italic")
+            case "attempt_changed":
+                self._line(f"{value.reason}: {value.to} answers instead; forget the text above", "yellow")
             case "tool_call_requested":
                 self._line(f"→ {value.name}({value.arguments_json})", "cyan")
             case "tool_progress":

@@ -406,7 +406,7 @@ class Live:
 
     def _final(self, error: Error) -> Error:
         """The error as the caller sees it: who failed, and no promise of a retry once a tool was started for good."""
-        provider = error.provider or (self._plan.model.provider if self._plan else "")
+        provider = error.provider or self._transcript.provider
         return replace(
             error, provider=provider, retryable=error.retryable and not self._transcript.started_unrepeatable
         )

@@ -100,7 +100,7 @@ async def _steps(
                 hearing.close()
             meter.end_step(transcript.discard())
             yield AttemptChanged(failed.label, route.current.label, error.reason.value, before)
-            request = replace(request, model=route.current.name)
+            request = _handed_on(plan, request, route.current)
         meter.end_step(usage)
         for call in calls:
             yield ToolCallRequested(call.tool_call_id, call.name, call.arguments_json)
@@ -120,6 +120,14 @@ async def _steps(
             tool_choice=None if forces(request.tool_choice) else request.tool_choice,
         )
     raise BudgetExceeded(BudgetKind.STEPS)
+
+
+def _handed_on(plan: Plan, request: ModelRequest, to: Candidate) -> ModelRequest:
+    """The same question to another model. ``provider_options`` are one vendor's own fields, which others refuse."""
+    generation = plan.request.generation
+    if to.model.provider != plan.model.provider:
+        generation = replace(generation, provider_options=None)
+    return replace(request, model=to.name, generation=generation)
 
 
 def _begin_step(plan: Plan, candidate: Candidate, request: ModelRequest, meter: Meter) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from agentsvc.domain.events import Annotation
 from agentsvc.domain.messages import Message
-from agentsvc.domain.quick import quick
+from agentsvc.domain.quick import quick, replace
 from agentsvc.domain.runs import RunRequest
 from agentsvc.engine import complexity, prompt, refusals
 from agentsvc.engine.catalog import Catalog, Layers, Prepared
@@ -65,6 +65,9 @@ class Planner:
             if layers.streaming.emit_metadata:
                 notes = (Annotation(MODEL_CHOICE, choice.reason),)
         first, fallbacks = self._catalog.choose(prepared, options), self._catalog.fallbacks(prepared, options)
+        if first.model.provider != prepared.first.model.provider:  # whose own fields the agent's provider_options are
+            generation = replace(layers.generation, provider_options=options.generation.provider_options)
+            layers = replace(layers, generation=generation)
         for candidate in (first, *fallbacks):
             refusals.check_capabilities(candidate.model, prepared, request)
             if layers.budget.cost_micros is not None:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from agentsvc.domain.agents import StreamingMode, StreamingOptions
 from agentsvc.domain.errors import AgentsvcError
-from agentsvc.domain.events import Event, TextDelta
+from agentsvc.domain.events import AttemptChanged, Event, TextDelta
 from agentsvc.domain.timeline import Timeline
 from agentsvc.engine.budget import BudgetExceeded
 
@@ -35,8 +35,8 @@ async def _reshape(
         async for event in source:
             if isinstance(event, TextDelta):
                 pieces, held = _cut(held + event.text, size, exact=exact)
-            else:
-                pieces, held = ([held] if held else []), ""
+            else:  # what a failed attempt had said and nobody has seen yet is not said any more
+                pieces, held = ([held] if held and not isinstance(event, AttemptChanged) else []), ""
             for piece in pieces:
                 if delay and not first:
                     paused = timeline.now_ns()

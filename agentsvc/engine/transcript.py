@@ -228,8 +228,21 @@ class Transcript:
         return usage
 
     def _broken_off(self) -> Usage:
-        """What an answer costs that did not end. A refusal costs nothing; that is our word and not the vendor's."""
-        return Usage(estimated=True) if self.answer.refused else self._count(self.answer)
+        """What an answer costs that did not end. A refusal costs nothing; that is our word and not the vendor's.
+
+        A vendor that counts as it goes has not counted all that came (Anthropic says 1 before the first word): where it lags
+        by more than an estimate errs, the estimate is the better count.
+        """
+        answer = self.answer
+        if answer.refused:
+            return Usage(estimated=True)
+        usage, came = self._count(answer), estimate.output_tokens(answer.output, answer.pieces)
+        return usage if 2 * usage.output_tokens >= came else replace(usage, output_tokens=came, estimated=True)
+
+    @property
+    def provider(self) -> str:
+        """Who was asked last; empty before anybody was."""
+        return self._provider
 
     def _count(self, answer: Answer) -> Usage:
         """The vendor's count, with our estimate in the place of what it did not give; never 0/0 by accident."""

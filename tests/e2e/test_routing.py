@@ -578,3 +578,14 @@ async def test_a_vendor_that_closes_idle_connections_costs_no_answer(
 
         await asyncio.gather(*(talk() for _ in range(at_once)))
         assert 2 * at_once < len(vendor.connections) < number  # it did close them, and not all
+
+
+async def test_a_vendors_own_options_are_not_handed_on() -> None:
+    async with routed((Refuse(503),), (Say(ACCEPTED),)) as house:
+        options = v1.ChatOptions(temperature=0.5)
+        options.provider_options.update({"reasoning_effort": "low"})
+        await house.ask(house.agent_id, options=options)
+        first, second = (request.json for request in house.upstream.requests)
+        assert first["reasoning_effort"] == "low"
+        assert "reasoning_effort" not in second
+        assert second["temperature"] == first["temperature"] == 0.5
