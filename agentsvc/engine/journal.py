@@ -95,6 +95,7 @@ class Journal:
         "__weakref__",
         "_entries",
         "_library",
+        "_most_waiting",
         "_room",
         "_started_ns",
         "_waiting",
@@ -111,6 +112,7 @@ class Journal:
         self._started_ns = started_ns
         self._entries: list[bytes] = []
         self._waiting: list[asyncio.Future[None]] = []
+        self._most_waiting = _HANDFUL
         self._room: asyncio.Future[None] | None = None
         self.followers = 0  # readers that take what they are given
         self.taken = 0  # how far the first of them is
@@ -203,6 +205,10 @@ class Journal:
         """Done with the next append."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
+        if len(self._waiting) > self._most_waiting:
+            # Those who have left are still in it; a run that says nothing for long must not collect them.
+            self._waiting = [waiting for waiting in self._waiting if not waiting.done()]
+            self._most_waiting = max(_HANDFUL, 2 * len(self._waiting))
         return future
 
     @property

@@ -172,6 +172,8 @@ class Live:
         deadline = self._request.deadline
         if deadline is not None and deadline < self._limit[0] and self._in_step:
             self._limit = deadline, DEADLINE
+            if deadline <= loop.time():
+                self.stop(DEADLINE)  # over before it began: nobody is asked
         self._task = loop.create_task(self._drive(), name=self.run_id)
 
     @property
@@ -308,7 +310,7 @@ class Live:
                         self.timeline.held_back()
                     if show_timings:
                         append(Timings(self.timeline.timings()), transcript.step)
-                if in_step and journal.ahead:
+                if in_step and journal.ahead and not self._settled:
                     waiting = self.timeline.now_ns()
                     await journal.keep_step()
                     self.timeline.waited(waiting)

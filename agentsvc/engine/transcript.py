@@ -88,12 +88,12 @@ class Answer:
 
     def finished(self, event: ModelFinished) -> None:
         """The model's own end of this answer."""
+        self.usage = event.usage
         if event.finish_reason is FinishReason.ERROR:
             raise ProviderError(
                 Reason.PROVIDER_SERVER_ERROR, "The model stopped with an error of its own. Trying again may help."
             )
         self.finish_reason = event.finish_reason
-        self.usage = event.usage
         self.state = event.provider_state
 
     @property

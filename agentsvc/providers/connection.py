@@ -44,15 +44,18 @@ class Wire(ResponseHandler):
         self._retires_at = loop.time() + config.keepalive
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Counts it as open."""
+        """TCP and TLS are up. Counted as open when a flight boards: uvloop never tells a cancelled dial that it was lost."""
         super().connection_made(transport)
         self.secure = transport.get_extra_info("sslcontext") is not None
-        self._wires.add(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Counts it as closed."""
         self._wires.discard(self)
+        body = self._payload
         super().connection_lost(exc)
+        if body is not None and not body.is_eof() and body.exception() is None:
+            # aiohttp forgets a body in whose middle it could not read on; whoever waits for the rest must hear of it.
+            body.set_exception(aiohttp.ClientPayloadError("the body cannot be read on"))
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""
@@ -61,7 +64,8 @@ class Wire(ResponseHandler):
 
     def is_connected(self) -> bool:
         """What the pool asks before it reuses a connection: whether it is open, not too old and not idle for too long."""
-        return super().is_connected() and self._loop.time() < self._retires_at
+        # What came while nobody had asked is an answer to no question, least of all to the next one.
+        return super().is_connected() and not self.should_close and self._loop.time() < self._retires_at
 
     def lasts(self, seconds: float) -> bool:
         """Whether it is free now and, left alone, will still be fit for use in ``seconds``."""
@@ -196,6 +200,8 @@ class Connector(aiohttp.TCPConnector):
         """A kept connection to where ``request`` goes or a new one; always a new one for a fresh flight."""
         connection = await self.connect(request, [_Log(request, flight)], timeout)
         flight.board(connection)
+        if flight.wire is not None and flight.transport is not None:
+            self.wires.add(flight.wire)
         return connection
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import aiohttp
+from aiohttp.connector import Connection
 from yarl import URL
 
 from agentsvc.domain.errors import Error, ProviderError, Reason
@@ -21,6 +22,7 @@ from agentsvc.domain.events import (
     ToolCallStarted,
 )
 from agentsvc.domain.timeline import Timeline
+from agentsvc.providers.address import Address
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.connection import Flight
 from agentsvc.providers.dialect import Decoder, HttpRequest
@@ -99,8 +101,10 @@ class Exchange:
         try:
             address = client.address(request.url)
             head = address.head(request.headers, len(request.body))
-            connection = await client.connect(address, flight)
+            connection = await self._board(address, flight)
             try:
+                if self.stall.fired:
+                    raise TimeoutError
                 flight.send(head, request.body)
                 self.stall.start()
                 response = await Response.on(connection)
@@ -109,7 +113,7 @@ class Exchange:
                 raise
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as broken:
             self._waited_for(flight)
-            if self.stall.fired:
+            if not self.stall.allows(0.0):
                 raise self._timed_out() from broken
             if flight.found_dead:
                 client.reconnects += 1
@@ -120,6 +124,13 @@ class Exchange:
         if response.status != 200:
             raise await self._refusal(response)
         return response
+
+    async def _board(self, address: Address, flight: Flight) -> Connection:
+        """A connection; for a further attempt only as long as there is patience."""
+        if (left := self.stall.patience) is None:
+            return await self._client.connect(address, flight)
+        async with asyncio.timeout(left):
+            return await self._client.connect(address, flight)
 
     async def _refusal(self, response: Response) -> ProviderError:
         """What a status that is not 200 means; the body is read as far as it is worth it."""

@@ -9,11 +9,12 @@ from typing import Self, cast
 import aiohttp
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDictProxy
 
 from agentsvc.providers.connection import Wire
 
-_INTERIM = range(100, 200)  # 1xx: another head follows
+_INTERIM = frozenset(range(100, 200)) - {101}  # another head follows; after 101 nothing of HTTP does
 
 
 class NotHttpError(aiohttp.ClientError):
@@ -65,6 +66,8 @@ class Response:
             aiohttp.ClientError, OSError: the connection broke, and what had come before has been read.
         """
         content = self.content
+        if content is EMPTY_PAYLOAD:
+            return b""  # of 204 and 304; it has no buffer
         buffer = content._buffer
         while not buffer:
             if (broken := content.exception()) is not None:
@@ -100,6 +103,7 @@ class Response:
             return
         transport = connection.transport
         if transport is not None and transport.get_write_buffer_size():
+            transport.abort()  # an orderly end would wait until the peer has read all
             connection.close()  # an answer before the end of the question: the rest of that must not meet the next one
         else:
             connection.release()

@@ -39,6 +39,11 @@ class StallTimer:
         """Whether ``delay`` seconds from now there is patience left for more than that."""
         return not self.fired and (self._handle is None or delay + _LEAST < self._left(perf_counter_ns()))
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds left for a further attempt; None before the first was sent."""
+        return None if self._handle is None else max(0.0, self._left(perf_counter_ns()))
+
     def begin(self) -> None:
         """The first token is here; from now on the shorter look."""
         self.begun = True

@@ -24,7 +24,9 @@ _SHORT: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for 
 
 
 def varint(number: int) -> bytes:
-    """A number as protobuf writes it."""
+    """A number as protobuf writes it; ValueError for a negative one, of which we have none."""
+    if number < 0:
+        raise ValueError("a negative number")
     if number < 1 << 14:
         return _SHORT[number]
     if number < 1 << 21:
