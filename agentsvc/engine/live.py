@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
 
 from agentsvc.domain.agents import Session
 from agentsvc.domain.errors import AgentsvcError, Error, Reason
@@ -172,7 +173,7 @@ class Live:
         deadline = self._request.deadline
         if deadline is not None and deadline < self._limit[0] and self._in_step:
             self._limit = deadline, DEADLINE
-            if deadline <= loop.time():
+            if deadline <= monotonic():  # the loop's own time may be a millisecond old
                 self.stop(DEADLINE)  # over before it began: nobody is asked
         self._task = loop.create_task(self._drive(), name=self.run_id)
 

@@ -12,7 +12,7 @@ import pytest
 
 from agentsvc import v1
 from agentsvc.providers.script import Call, Pause, Say, Script, Stall, Turn
-from tests.e2e.house import CONTINUE, collect, read_until
+from tests.e2e.house import CONTINUE, collect, question, read_until
 from tests.torture.station import Station, open_station, soon
 
 PROMISE = 0.05  # seconds after the deadline
@@ -88,14 +88,15 @@ async def test_a_deadline_on_a_subscription_ends_only_that_reader(tmp_path: Path
 
 
 @pytest.mark.parametrize("method", ["Chat", "StreamChat"])
-async def test_a_deadline_that_is_over_before_the_call_arrives_asks_nobody(tmp_path: Path, method: str) -> None:
+async def test_a_deadline_of_no_time_leaves_nothing_behind(tmp_path: Path, method: str) -> None:
     async with open_station(tmp_path) as station:
         agent = await station.agent()
         await station.ask(agent, Say("Warm."))
+        late = question(agent, Pause(5.0), Say("Late."))
         for _ in range(20):
             request: Any = v1.ChatRequest if method == "Chat" else v1.StreamChatRequest
             call = getattr(station.agents, method)(
-                request(agent_id=agent, message="hi"), metadata=station.metadata, timeout=0.0001
+                request(agent_id=agent, message=late.message), metadata=station.metadata, timeout=0.0001
             )
             assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await soon(lambda: not station.answering(), "the vendor is left alone")
