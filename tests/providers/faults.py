@@ -329,7 +329,7 @@ FAULTS = (
     Fault("HTTP 529", Refuses(529), BUSY),
     Fault("HTTP 403, HTML body", Refuses(403, html=True), DENIED),
     Fault("HTTP 503, HTML body", Refuses(503, html=True), BUSY),
-    Fault("HTTP 200, HTML body", Refuses(200, html=True), CUT, {"ollama": Told(Reason.MALFORMED_STREAM)}),
+    Fault("HTTP 200, HTML body", Refuses(200, html=True), Told(Reason.MALFORMED_STREAM)),
     Fault("HTTP 200, the body of a 500", Refuses(200, body_of=500), FAILED),
     Fault("in a stream: the request is invalid", Complains("request"), REFUSED),
     Fault("in a stream: the key is refused", Complains("key"), KEYLESS),

@@ -27,6 +27,7 @@ huawei = Provider.of(
         "modelarts.81015": Reason.PROVIDER_AUTH,
         "modelarts.81004": Reason.PROVIDER_PERMISSION,
         "modelarts.81009": Reason.PROVIDER_NOT_FOUND,
+        "modelarts.81005": Reason.PROVIDER_QUOTA,
         "modelarts.81011": Reason.CONTENT_FILTER,
         "modelarts.81101": Reason.PROVIDER_RATE_LIMIT,
         "modelarts.81103": Reason.PROVIDER_RATE_LIMIT,
