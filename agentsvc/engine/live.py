@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -20,7 +19,6 @@ from agentsvc.domain.agents import Session
 from agentsvc.domain.errors import AgentsvcError, Error, Reason
 from agentsvc.domain.events import (
     Annotation,
-    BudgetKind,
     GenerationCompleted,
     ReasoningDelta,
     RunFinished,
@@ -32,11 +30,12 @@ from agentsvc.domain.events import (
 )
 from agentsvc.domain.messages import Cost, Message
 from agentsvc.domain.ports import Ledger
-from agentsvc.domain.quick import quick, replace
+from agentsvc.domain.quick import replace
 from agentsvc.domain.runs import OnDisconnect, Run, RunRequest
 from agentsvc.domain.timeline import Stage, Timeline
 from agentsvc.engine import prompt
 from agentsvc.engine.budget import BudgetExceeded
+from agentsvc.engine.endings import COMPLETED, DEADLINE, DISCONNECTED, Ending, WALL_CLOCK
 from agentsvc.engine.journal import Journal, Reader
 from agentsvc.engine.loop import Plan, converse
 from agentsvc.engine.sessions import Conversation
@@ -54,34 +53,6 @@ _UNASKABLE = frozenset(
     }
 )
 _COMMIT_WAIT = 1.0  # seconds run_finished waits for the commit before it says persisted = false
-
-
-@quick
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a run ended, or must end now."""
-
-    state: RunState
-    error: Error | None = None
-    budget_kind: BudgetKind | None = None
-
-    @classmethod
-    def failed(cls, reason: Reason, message: str, state: RunState = RunState.FAILED) -> Ending:
-        """An end with an error."""
-        return cls(state, Error(reason, message, retryable=reason.retryable))
-
-
-COMPLETED = Ending(RunState.COMPLETED)
-CANCELLED = Ending.failed(Reason.CANCELLED, "The run was cancelled.", RunState.CANCELLED)
-DISCONNECTED = Ending.failed(
-    Reason.CANCELLED, "The last reader left, and on_disconnect ends the run.", RunState.CANCELLED
-)
-REPLACED = Ending.failed(Reason.CANCELLED, "A newer message of the session took its place.", RunState.CANCELLED)
-DEADLINE = Ending.failed(Reason.DEADLINE, "The call's deadline passed before the run ended.")
-WALL_CLOCK = Ending(RunState.BUDGET_EXCEEDED, budget_kind=BudgetKind.WALL_CLOCK)
-INTERRUPTED = Ending.failed(
-    Reason.RUN_INTERRUPTED, "The service is shutting down and the run could not end in time.", RunState.INTERRUPTED
-)
 
 
 class Live:

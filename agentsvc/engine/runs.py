@@ -16,9 +16,10 @@ from agentsvc.domain.timeline import Stage, Timeline
 from agentsvc.engine import refusals
 from agentsvc.engine.admission import Admission, LimitsConfig, Place
 from agentsvc.engine.catalog import Catalog
+from agentsvc.engine.endings import CANCELLED, INTERRUPTED, REPLACED
 from agentsvc.engine.ids import new_id
 from agentsvc.engine.journal import Library, Reader
-from agentsvc.engine.live import CANCELLED, INTERRUPTED, REPLACED, Live
+from agentsvc.engine.live import Live
 from agentsvc.engine.planning import Draft, Planner
 from agentsvc.engine.sessions import Conversation, Sessions, not_found
 

@@ -223,9 +223,10 @@ class StreamDecoder(Generic[Chunk]):
         # A half event at the end is no malformed one: the answer was cut off there.
         self._add([payload for payload in self._events.close() if payload == self._terminal or is_json(payload)])
         stray = self._events.stray
-        if not answer.ended and is_json(stray):
+        ended: bool = answer.ended  # by what was pending
+        if not ended and is_json(stray):
             answer.body(stray)
-        elif not answer.ended and stray.lstrip().startswith(b"<"):
+        elif not ended and stray.lstrip().startswith(b"<"):
             answer.malformed("it is a page of HTML; check the base URL")
         self._finish()
         return answer.out.take()

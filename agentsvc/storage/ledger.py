@@ -1,39 +1,32 @@
 """The write-behind: runs and their messages are accepted at once, kept in memory and committed in batches.
 
 One task writes. What arrives within ``batch_window`` of an end shares its transaction (a commit costs far more than its
-rows), and nobody waits when no other run is open; beginnings alone wait ``start_window``, and a run that ends before has only one row to be written. Rows are made
-when they are written, so the caller pays for none of it. Entries are settled in the order of their acceptance, and each once: every statement may run again, so
-a commit whose answer got lost is simply repeated. While the database is away entries pile up to ``backlog_bytes``; a
-row that the database refuses is found by halving its batch and dropped alone.
+rows), and nobody waits when no other run is open; beginnings alone wait ``start_window``, and a run that ends before has
+only one row to be written. Rows are made when they are written (entries.py), so the caller pays for none of it. Entries are
+settled in the order of their acceptance, and each once: every statement may run again, so a commit whose answer got lost
+is simply repeated. While the database is away entries pile up to ``backlog_bytes``; a row that the database refuses is
+found by halving its batch and dropped alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from asyncio import Future
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import accumulate, islice, takewhile
-from typing import Any
-
-from sqlalchemy import Connection, Insert, Integer, Table, bindparam, or_, text
-from sqlalchemy.types import TypeEngine
 
 from agentsvc.domain import ports
 from agentsvc.domain.agents import Session
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.messages import Message, Part, Text
-from agentsvc.domain.quick import quick, replace
+from agentsvc.domain.quick import replace
 from agentsvc.domain.runs import Run
 from agentsvc.storage.database import Database, StorageConfig, require_tenant
+from agentsvc.storage.entries import Entry, Writer
 from agentsvc.storage.failures import cause_of, unavailable
-from agentsvc.storage.prepared import Prepared
-from agentsvc.storage.rows import Values, message_row, run_row, session_row
-from agentsvc.storage.tables import Instant, Word, runs, sessions
 
 _log = logging.getLogger(__name__)
 
@@ -42,20 +35,6 @@ _ROW_BYTES = 512  # what a row weighs beside its document
 _COMMIT_TIMEOUT = 10.0
 _FIRST_DELAY, _MAX_DELAY = 0.05, 1.0
 _ATTEMPTS = 3  # for a single entry: two processes may reach for the same position of a session
-
-
-@quick
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """What lands together. ``landed`` is done after the commit."""
-
-    tenant_id: str
-    run: Run
-    session: Session | None
-    messages: Sequence[Message]
-    size: int
-    accepted: datetime
-    landed: Future[None] | None = None
 
 
 class BatchingLedger(ports.Ledger):
@@ -68,8 +47,7 @@ class BatchingLedger(ports.Ledger):
         self.refused = 0
         self._database = database
         self._config = config
-        self._owner = owner
-        self._queue: deque[_Entry] = deque()  # everything accepted and not settled
+        self._queue: deque[Entry] = deque()  # everything accepted and not settled
         self._open = 0  # runs that began and have not ended: who may soon share a commit
         self._accepted = 0
         self._settled = 0
@@ -78,11 +56,7 @@ class BatchingLedger(ports.Ledger):
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
         self._hurry: asyncio.TimerHandle | None = None  # beginnings must not wait for ever for somebody's end
-        self._insert_sessions = _prepared(database.insert(sessions).on_conflict_do_nothing(), sessions)
-        self._upsert_runs = _prepared(_upsert_runs(database), runs)
-        many = database.dialect == "sqlite"
-        self._append_messages = _said(_APPEND_MESSAGES if many else _APPEND_MESSAGE)
-        self._touch_sessions = _said(_TOUCH_SESSIONS if many else _TOUCH_SESSION)
+        self._write_rows = Writer(database, owner)
 
     def start(self) -> None:
         """Begins to write."""
@@ -91,7 +65,7 @@ class BatchingLedger(ports.Ledger):
     def started(self, tenant_id: str, run: Run, session: Session | None) -> None:
         """A run began, or goes on in another state: its row is written as it is now, unless it has ended."""
         require_tenant(tenant_id)
-        entry = _Entry(tenant_id, run, session, (), _size(run, ()), datetime.now(UTC))
+        entry = Entry(tenant_id, run, session, (), _size(run, ()), datetime.now(UTC))
         self._open += 1
         if self._accept(entry) and self._hurry is None:
             loop = asyncio.get_running_loop()
@@ -111,7 +85,7 @@ class BatchingLedger(ports.Ledger):
         landed: Future[None] = asyncio.get_running_loop().create_future()
         landed.add_done_callback(_retrieve)
         self._open = max(0, self._open - 1)
-        if self._accept(_Entry(tenant_id, run, None, turn, _size(run, turn), now, landed)):
+        if self._accept(Entry(tenant_id, run, None, turn, _size(run, turn), now, landed)):
             self._arrived.set()
         else:
             landed.set_exception(unavailable())
@@ -150,7 +124,7 @@ class BatchingLedger(ports.Ledger):
             self._settle_first(unavailable())
 
     # --- the writer -------------------------------------------------------------------------------------------------
-    def _accept(self, entry: _Entry) -> bool:
+    def _accept(self, entry: Entry) -> bool:
         # One that is larger than the whole backlog is taken when nothing else waits: it would never find room.
         full = self._queue and self.backlog_bytes + entry.size > self._config.backlog_bytes
         if self._closing or full:
@@ -179,12 +153,12 @@ class BatchingLedger(ports.Ledger):
                 return
             self._arrived.clear()
 
-    def _batch(self) -> Sequence[_Entry]:
+    def _batch(self) -> Sequence[Entry]:
         sizes = accumulate(entry.size for entry in islice(self._queue, _MAX_ENTRIES))
         count = sum(1 for _ in takewhile(lambda size: size <= _MAX_BYTES, sizes))
         return list(islice(self._queue, max(count, 1)))
 
-    async def _settle(self, batch: Sequence[_Entry]) -> None:
+    async def _settle(self, batch: Sequence[Entry]) -> None:
         """Brings the first entries of the queue to an end, committed or refused."""
         refusal = await self._try(batch)
         if refusal is not None and len(batch) > 1:
@@ -200,7 +174,7 @@ class BatchingLedger(ports.Ledger):
         self._progress.set()
         self._progress = asyncio.Event()
 
-    async def _try(self, batch: Sequence[_Entry]) -> AgentsvcError | None:
+    async def _try(self, batch: Sequence[Entry]) -> AgentsvcError | None:
         """None after the commit, waiting out any outage; else why the batch cannot be committed as it is."""
         delay, attempts = _FIRST_DELAY, 0
         while True:
@@ -223,32 +197,9 @@ class BatchingLedger(ports.Ledger):
             else:
                 return None
 
-    async def _commit(self, batch: Sequence[_Entry]) -> None:
+    async def _commit(self, batch: Sequence[Entry]) -> None:
         await self._database.work(self._write_rows, batch, _COMMIT_TIMEOUT)
         self.batches += 1
-
-    def _write_rows(self, connection: Connection, batch: Sequence[_Entry]) -> None:
-        spoken = {(entry.tenant_id, entry.run.session_id): entry.accepted for entry in batch if entry.messages}
-        new = {
-            (entry.tenant_id, entry.session.session_id): _dated_session(entry.session, entry.accepted)
-            for entry in batch
-            if entry.session
-        }
-        if new:
-            rows = [
-                session_row(key[0], replace(session, update_time=spoken.pop(key, session.update_time)))
-                for key, session in new.items()
-            ]
-            self._insert_sessions.execute(connection, rows)
-        states = {(entry.tenant_id, entry.run.run_id): entry for entry in batch}  # the last one counts
-        runs = [
-            run_row(tenant, _dated(entry.run, entry.accepted), self._owner) for (tenant, _), entry in states.items()
-        ]
-        self._upsert_runs.execute(connection, runs)
-        self._append_messages.execute(connection, list(_messages(batch)))
-        # Sorted, so that two processes lock sessions in one order.
-        touched = [{"of_tenant": key[0], "of_session": key[1], "moment": spoken[key]} for key in sorted(spoken)]
-        self._touch_sessions.execute(connection, touched)
 
     def _settle_first(self, refusal: AgentsvcError | None) -> None:
         entry = self._queue.popleft()
@@ -260,115 +211,6 @@ class BatchingLedger(ports.Ledger):
             entry.landed.set_result(None)
         else:
             entry.landed.set_exception(refusal)
-
-
-# --- statements, each of which may be repeated ----------------------------------------------------------------------
-def _upsert_runs(database: Database) -> Insert:
-    insert = database.insert(runs)
-    fixed = {"tenant_id", "run_id", "create_time"}
-    return insert.on_conflict_do_update(
-        index_elements=["tenant_id", "run_id"],
-        set_={column.name: insert.excluded[column.name] for column in runs.c if column.name not in fixed},
-        where=or_(runs.c.end_time.is_(None), insert.excluded.end_time.is_not(None)),
-    )
-
-
-def _prepared(statement: Insert, table: Table) -> Prepared:
-    return Prepared(statement, {column.name: column.type for column in table.c})
-
-
-# Each message behind the last one of its session, in their order; nothing when the session is gone or the message is
-# there already. PostgreSQL gets rows one by one: there the type of every parameter in VALUES would have to be said.
-_APPEND_MESSAGE = """
-    INSERT INTO messages (tenant_id, session_id, position, message_id, document)
-    SELECT
-        s.tenant_id,
-        s.session_id,
-        (
-            SELECT coalesce(max(m.position), 0) + 1
-            FROM messages AS m
-            WHERE m.tenant_id = s.tenant_id AND m.session_id = s.session_id
-        ),
-        :message_id,
-        :document
-    FROM sessions AS s
-    WHERE s.tenant_id = :tenant_id AND s.session_id = :session_id
-    ON CONFLICT (tenant_id, message_id) DO NOTHING
-"""
-_APPEND_MESSAGES = """
-    WITH said (number, tenant_id, session_id, message_id, document) AS (
-        VALUES (:number, :tenant_id, :session_id, :message_id, :document)
-    )
-    INSERT INTO messages (tenant_id, session_id, position, message_id, document)
-    SELECT
-        s.tenant_id,
-        s.session_id,
-        (
-            SELECT coalesce(max(m.position), 0)
-            FROM messages AS m
-            WHERE m.tenant_id = s.tenant_id AND m.session_id = s.session_id
-        ) + row_number() OVER (PARTITION BY s.tenant_id, s.session_id ORDER BY said.number),
-        said.message_id,
-        said.document
-    FROM said JOIN sessions AS s ON s.tenant_id = said.tenant_id AND s.session_id = said.session_id
-    WHERE true
-    ON CONFLICT (tenant_id, message_id) DO NOTHING
-"""
-_TOUCH_SESSION = """
-    UPDATE sessions SET update_time = :moment WHERE tenant_id = :of_tenant AND session_id = :of_session
-"""
-_TOUCH_SESSIONS = """
-    WITH said (tenant_id, session_id, moment) AS (VALUES (:of_tenant, :of_session, :moment))
-    UPDATE sessions
-    SET update_time = (
-        SELECT said.moment FROM said
-        WHERE said.tenant_id = sessions.tenant_id AND said.session_id = sessions.session_id
-    )
-    WHERE (tenant_id, session_id) IN (SELECT tenant_id, session_id FROM said)
-"""
-_PARAMETERS: dict[str, TypeEngine[Any]] = {
-    "number": Integer(),
-    **dict.fromkeys(("tenant_id", "session_id", "message_id", "document", "of_tenant", "of_session"), Word()),
-    "moment": Instant(),
-}
-
-
-def _said(sql: str) -> Prepared:
-    named = {name: kind for name, kind in _PARAMETERS.items() if re.search(rf":{name}\b", sql)}
-    return Prepared(text(sql).bindparams(*(bindparam(name, type_=kind) for name, kind in named.items())), named)
-
-
-def _messages(batch: Sequence[_Entry]) -> Iterator[Values]:
-    """The rows of what was said, numbered."""
-    said = (
-        message_row(entry.tenant_id, entry.run.session_id, _identified(message, position, entry))
-        for entry in batch
-        for position, message in enumerate(entry.messages)
-    )
-    for number, row in enumerate(said):
-        yield row | {"number": number}
-
-
-# --- values made complete -------------------------------------------------------------------------------------------
-def _dated(run: Run, now: datetime) -> Run:
-    return run if run.create_time else replace(run, create_time=now)
-
-
-def _dated_session(session: Session, now: datetime) -> Session:
-    created = session.create_time or now
-    return replace(session, create_time=created, update_time=session.update_time or created)
-
-
-def _identified(message: Message, position: int, entry: _Entry) -> Message:
-    """The same ids at every repetition of a commit: what is there already must be recognised."""
-    if message.message_id and message.run_id and message.create_time:
-        return message
-    return replace(
-        message,
-        message_id=message.message_id or f"{entry.run.run_id}.{position}",
-        run_id=message.run_id or entry.run.run_id,
-        create_time=message.create_time or entry.accepted,
-    )
 
 
 def _retrieve(landed: Future[None]) -> None:

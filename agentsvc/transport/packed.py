@@ -19,7 +19,7 @@ Packer = Callable[[Any], bytes | None]
 MOST_CHARACTERS: Final = 1_000_000
 """Of a text in one event. A default gRPC client receives 4 MiB, and so many characters are at most 4 MB of UTF-8."""
 
-_VARINT, _BYTES = 0, 2  # wire types
+_BYTES = 2  # the wire type of what has a length
 _SHORT: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(1 << 14)]
 
 

@@ -203,11 +203,11 @@ async def test_closing_during_an_outage_gives_up_and_says_so(opened: Opening, ur
 
 async def test_a_repeated_commit_changes_nothing(storage: Storage) -> None:
     """The answer to a commit may get lost after it landed: then the same batch is written again."""
-    from agentsvc.storage.ledger import _Entry
+    from agentsvc.storage.entries import Entry
 
     storage.ledger.started("acme", Run("r1", "demo", "s"), Session("s", "demo"))
     storage.ledger.ended("acme", Run("r1", "demo", "s"), said("once", "only"))
-    batch: list[_Entry] = list(storage.ledger._queue)
+    batch: list[Entry] = list(storage.ledger._queue)
     await storage.ledger.barrier()
     await storage.ledger._commit(batch)
     assert await texts(storage, "s") == ["once", "only"]
