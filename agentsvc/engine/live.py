@@ -35,7 +35,7 @@ from agentsvc.domain.runs import OnDisconnect, Run, RunRequest
 from agentsvc.domain.timeline import Stage, Timeline
 from agentsvc.engine import prompt
 from agentsvc.engine.budget import BudgetExceeded
-from agentsvc.engine.endings import COMPLETED, DEADLINE, DISCONNECTED, Ending, WALL_CLOCK
+from agentsvc.engine.endings import COMPLETED, DEADLINE, DISCONNECTED, WALL_CLOCK, Ending
 from agentsvc.engine.journal import Journal, Reader
 from agentsvc.engine.loop import Plan, converse
 from agentsvc.engine.sessions import Conversation

@@ -21,8 +21,8 @@ from agentsvc.domain.events import (
 from agentsvc.domain.messages import MessageStatus, Role
 from agentsvc.domain.ports import ToolContext
 from agentsvc.domain.runs import OnSessionBusy, RunOptions
-from agentsvc.engine.journal import Reader
 from agentsvc.engine.endings import CANCELLED, DISCONNECTED
+from agentsvc.engine.journal import Reader
 from agentsvc.engine.live import Live
 from agentsvc.engine.runs import RunsConfig
 from agentsvc.engine.tools import tool

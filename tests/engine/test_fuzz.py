@@ -16,8 +16,8 @@ from agentsvc.domain.events import Annotation, GenerationCompleted, ReasoningDel
 from agentsvc.domain.messages import FinishReason, MessageStatus, Role, Usage
 from agentsvc.domain.ports import ToolContext
 from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, RunOptions
-from agentsvc.engine.journal import JournalConfig
 from agentsvc.engine.endings import CANCELLED
+from agentsvc.engine.journal import JournalConfig
 from agentsvc.engine.live import Live
 from agentsvc.engine.tools import ToolError, tool
 from tests.engine.fakes import (
