@@ -78,6 +78,20 @@ async def test_a_reader_that_gives_up_waiting_harms_nobody() -> None:
     await patient
 
 
+async def test_readers_that_left_a_silent_run_do_not_pile_up() -> None:
+    journal = Library(JournalConfig(), encode).open()
+    patient = [asyncio.ensure_future(journal.reader().wait()) for _ in range(3)]
+    for _ in range(1000):
+        quitter = asyncio.ensure_future(journal.reader().wait())
+        await asyncio.sleep(0)
+        quitter.cancel()
+        await asyncio.wait([quitter])
+
+    assert len(journal._waiting) < 100
+    journal.append(TextDelta("now"), 1)
+    await asyncio.gather(*patient)  # who stayed is not forgotten
+
+
 @given(st.randoms(use_true_random=False), st.integers(1, 60))
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_five_readers_joining_at_random_get_the_same_bytes(chance: random.Random, count: int) -> None:

@@ -14,7 +14,7 @@ from agentsvc.domain.events import (
     StepCompleted,
     TextDelta,
 )
-from agentsvc.domain.messages import FinishReason, MessageStatus, ProviderState, Role
+from agentsvc.domain.messages import FinishReason, MessageStatus, ProviderState, Role, Usage
 from agentsvc.engine.budget import BudgetExceeded
 from agentsvc.engine.loop import converse
 from agentsvc.engine.tools import tool
@@ -101,6 +101,15 @@ async def test_a_failed_answer_keeps_its_partial_text(script: Script, reason: Re
     assert error.reason is reason
     assert talk.events == [TextDelta("par")]
     assert [(m.text, m.status) for m in talk.transcript.messages] == [("par", MessageStatus.PARTIAL)]
+
+
+async def test_a_model_that_stops_with_an_error_is_paid_by_its_own_count() -> None:
+    counted = Usage(input_tokens=111, output_tokens=22)
+    talk = Talk([TextDelta("par"), done(FinishReason.ERROR, counted)])
+
+    await talk.fails(ProviderError)
+
+    assert talk.transcript.usage == counted
 
 
 async def test_annotations_leave_only_when_asked_for() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.events import (
+    Event,
     RunStarted,
     RunState,
     TextDelta,
@@ -19,12 +20,14 @@ from tests.engine.fakes import (
     FOREVER,
     House,
     check_end,
+    decode,
     entries,
     of,
     read,
     read_until,
     refusal,
     says,
+    text_of,
 )
 
 
@@ -146,6 +149,19 @@ async def test_a_reader_of_a_flooding_run_finds_the_text_in_the_record() -> None
     assert gone.reason is Reason.CURSOR_OUT_OF_RANGE
     assert int(gone.error.metadata["oldest_sequence"]) == live.journal.oldest
     assert (await house.runs.get(ALICE, live.run_id)).text == "x" * 200_000
+
+
+async def test_a_reader_that_stalls_at_the_last_text_does_not_hold_up_the_end() -> None:
+    house = House(says("a", "b", "c"))
+    live = await house.start()
+    stalled = live.reader()
+    seen: list[Event] = []
+    while text_of(seen) != "abc":
+        await stalled.wait()
+        seen += [decode(wire)[-1] for wire in stalled.take()]
+
+    assert (await asyncio.wait_for(live.ended(), 1)).state is RunState.COMPLETED
+    check_end([*seen, *(event for *_, event in await entries(stalled))], RunState.COMPLETED)
 
 
 async def test_after_retention_nothing_is_left_but_the_end_in_the_store() -> None:

@@ -8,12 +8,14 @@ import time
 from dataclasses import replace
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentsvc.domain.events import ModelEvent, ModelFinished
 from agentsvc.domain.messages import FinishReason, Usage
 from agentsvc.domain.timeline import Timeline
+from agentsvc.providers.bound import BoundModel
 from agentsvc.providers.client import ProviderClient
 from tests.providers.lines import ask
 from tests.providers.talk import CONFIG, HELLO, answer, close_early, kept, model_for, talk, text
@@ -178,6 +180,27 @@ async def test_thousand_cancelled_answers_leave_no_task() -> None:
         assert len(asyncio.all_tasks()) <= before + 1
 
 
+def test_dials_that_are_cancelled_leave_no_connection() -> None:
+    """On uvloop, which never tells the protocol of a cancelled dial that its connection is lost."""
+
+    async def leave(model: BoundModel, turns: int) -> None:
+        dialling = [asyncio.ensure_future(answer(model)) for _ in range(4)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for asked in dialling:
+            asked.cancel()
+        await asyncio.gather(*dialling, return_exceptions=True)
+
+    async def told() -> None:
+        async with talk(stream([], finish="stall")) as (model, upstream, client):
+            for number in range(120):
+                await leave(model, number % 12)
+            await asyncio.wait_for(until(lambda: not upstream.open), 5)
+            assert client.stats().open_connections == 0
+
+    uvloop.run(told())
+
+
 async def test_a_hundred_answers_at_once_do_not_queue() -> None:
     everybody = asyncio.Event()
 
@@ -228,6 +251,26 @@ async def test_an_old_connection_is_not_used_again() -> None:
         for _ in range(3):
             assert text(await answer(model)) == "hello"
         assert len(upstream.connections) == 3
+
+
+UNASKED = {
+    "an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\ntext wrong\nend\n",
+    "a farewell": b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n",
+    "a head alone": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("unasked", UNASKED.values(), ids=UNASKED)
+async def test_a_connection_that_spoke_unasked_is_not_used_again(unasked: bytes) -> None:
+    async with talk(stream(HELLO)) as (model, upstream, client):
+        await answer(model)
+        await until(lambda: kept(client))
+        (wire,) = client._connector.wires
+        wire.heard = False
+        await upstream.connections[0].write(unasked)
+        await until(lambda: wire.heard)
+        assert text(await asyncio.wait_for(answer(model), 1)) == "hello"
+        assert len(upstream.requests) == len(upstream.connections) == 2
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

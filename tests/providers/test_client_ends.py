@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from dataclasses import replace
 
@@ -159,6 +160,49 @@ async def test_a_redirect_is_not_followed() -> None:
     async with talk(reply(302, headers={"Location": "http://127.0.0.1:1/"})) as (model, upstream, _):
         assert reason(await answer(model)) is Reason.PROVIDER_SERVER_ERROR
         assert len(upstream.requests) == 3  # as any server error here: what a status means is the dialect's word
+
+
+@pytest.mark.parametrize("status", [101, 204, 304])
+async def test_a_status_without_a_body_is_a_refusal_at_once(status: int) -> None:
+    async def bodiless(call: Call) -> None:
+        await call.raw(b"HTTP/1.1 %d Told\r\nUpgrade: other\r\nConnection: Upgrade\r\n\r\n" % status)
+
+    async with talk(bodiless, PoolConfig(retry=RetryPolicy(max_retries=0))) as (model, _, client):
+        events = await asyncio.wait_for(answer(model), 1)
+        assert failure(events).error.message == f"status {status}, 0 bytes"
+        assert client.stats().in_flight == 0
+
+
+async def test_a_body_that_cannot_be_read_on_ends_the_answer_at_once() -> None:
+    async def garbled(call: Call) -> None:
+        await call.start()
+        await call.send(b"text hel\n")
+        await asyncio.sleep(0.02)
+        await call.raw(b"zz\r\n\r\n")  # where the size of a chunk should be
+        await call.gone()
+
+    async with talk(garbled) as (model, upstream, _):
+        events = await asyncio.wait_for(answer(model), 1)
+        assert text(events) == "hel"
+        assert reason(events) is Reason.STREAM_TRUNCATED
+        await asyncio.wait_for(upstream.connections[0].closed.wait(), 1)
+
+
+async def test_a_refusal_in_the_middle_of_the_question_does_not_wait_until_the_peer_has_read_it() -> None:
+    async def told(model: BoundModel) -> list[ModelEvent]:
+        return [event async for events in model.stream(ask("x" * 20_000_000), Timeline()) for event in events]
+
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        async with ProviderClient(PoolConfig(retry=RetryPolicy(max_retries=0))) as client:
+            asked = asyncio.ensure_future(told(model_for(client, f"http://127.0.0.1:{listening.getsockname()[1]}")))
+            accepted, _ = await loop.sock_accept(listening)
+            with accepted:
+                await loop.sock_recv(accepted, 1000)  # and no more: the rest of the question waits
+                await loop.sock_sendall(accepted, b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
+                assert failure(await asked).error.message == "status 413, 2 bytes"
+                await asyncio.wait_for(until(lambda: not client.stats().open_connections), 1)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
+import uvloop
 
 from agentsvc.domain.errors import Reason
+from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.pool import PoolConfig, RetryPolicy
-from tests.providers.talk import HELLO, answer, failure, reason, talk, text
+from tests.providers.talk import CONFIG, HELLO, answer, failure, model_for, reason, talk, text
 from tests.upstream import Call, Handler, reply, sequence, stream, until
 
 
@@ -134,3 +139,39 @@ async def test_an_endless_error_body_is_not_read_to_its_end() -> None:
         events = await answer(model)
         assert failure(events).error.message == "status 400, 65536 bytes"
         await upstream.connections[0].closed.wait()
+
+
+async def answer_503_and_accept_no_more(listening: socket.socket, crowd: ExitStack) -> None:
+    """From then on a dial neither succeeds nor fails: the crowd fills the queue of the listening socket."""
+    loop = asyncio.get_running_loop()
+    accepted, _ = await loop.sock_accept(listening)
+    with accepted:
+        await loop.sock_recv(accepted, 65536)
+        for _ in range(4):
+            waiting = crowd.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        await loop.sock_sendall(accepted, b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+async def dial_in_vain() -> Reason:
+    """What an answer ends with whose second attempt is still dialling when its 0.2 s are over."""
+    with ExitStack() as crowd:
+        listening = crowd.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        listening.setblocking(False)
+        async with ProviderClient(replace(CONFIG, first_token_timeout=0.2, connect_timeout=30.0)) as client:
+            model = model_for(client, f"http://127.0.0.1:{listening.getsockname()[1]}")
+            asked = asyncio.ensure_future(answer(model))
+            await answer_503_and_accept_no_more(listening, crowd)
+            events = await asyncio.wait_for(asked, 2)
+            assert client.stats().retries == 1
+            return reason(events)
+
+
+def test_the_patience_for_a_first_token_covers_the_dial_of_a_further_attempt() -> None:
+    """Ten on uvloop, which counts in milliseconds: the dial's limit may end before the patience does, and means the same."""
+
+    async def told() -> list[Reason]:
+        return await asyncio.gather(*(dial_in_vain() for _ in range(10)))
+
+    assert uvloop.run(told()) == [Reason.FIRST_TOKEN_TIMEOUT] * 10
