@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from agentsvc.domain.agents import Agent, GenerationOptions, LLMConfig, Session
 from agentsvc.domain.events import ModelEvent, RunState
 from agentsvc.domain.messages import Message, ToolSpec
-from agentsvc.domain.providers import ProviderStatus
+from agentsvc.domain.providers import Capabilities, ProviderStatus
 from agentsvc.domain.quick import quick
 from agentsvc.domain.runs import Principal, Run, TokenRole, ToolChoice
 from agentsvc.domain.timeline import Timeline
@@ -38,20 +38,6 @@ class ModelRequest:
     generation: GenerationOptions = GenerationOptions()
     response_schema: Mapping[str, Any] | None = None
     stream: bool = True
-
-
-@quick
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a provider's dialect can carry."""
-
-    tools: bool = True
-    parallel_tool_calls: bool = True
-    tool_choice: bool = True
-    reasoning: bool = False
-    images: bool = False
-    files: bool = False
-    response_schema: bool = False
 
 
 class ChatModel(Protocol):

@@ -1,15 +1,25 @@
-"""How the providers are doing, as this process sees it: what ListProviders tells operators."""
+"""What providers can do, and how they are doing as this process sees it: what ListProviders tells operators."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from agentsvc.domain.quick import quick
 
-if TYPE_CHECKING:  # ports.py needs this module for its own
-    from agentsvc.domain.ports import Capabilities
+
+@quick
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a provider's dialect can carry."""
+
+    tools: bool = True
+    parallel_tool_calls: bool = True
+    tool_choice: bool = True
+    reasoning: bool = False
+    images: bool = False
+    files: bool = False
+    response_schema: bool = False
 
 
 class BreakerState(StrEnum):

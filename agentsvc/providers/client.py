@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 from weakref import WeakSet
 
 import aiohttp
@@ -18,11 +18,16 @@ from agentsvc.providers.connection import Connector, Flight
 from agentsvc.providers.pool import PoolConfig, PoolStats
 from agentsvc.providers.response import Response
 
-if TYPE_CHECKING:
-    from agentsvc.providers.exchange import Exchange
-
 _KEPT_ADDRESSES = 1024  # some vendors have the model in the URL
 _WARM_ROUND = 0.25  # of the keep-alive time: how often warm connections are looked after
+
+
+class Exchange(Protocol):
+    """An answer under way on one of the connections."""
+
+    def cut(self) -> None:
+        """Closes its connection at once."""
+        ...
 
 
 class ProviderClient:

@@ -12,7 +12,8 @@ from typing import Protocol, Self
 
 from agentsvc.domain.errors import Error, Reason
 from agentsvc.domain.events import ModelEvent
-from agentsvc.domain.ports import Capabilities, ModelRequest
+from agentsvc.domain.ports import ModelRequest
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.errors import Vendor
 from agentsvc.providers.sse import LINE_LIMIT
 

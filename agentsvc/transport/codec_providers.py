@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from agentsvc import v1
-from agentsvc.domain.ports import Capabilities
-from agentsvc.domain.providers import BreakerState, EndpointStatus, ProviderStatus, TimeToFirstToken
+from agentsvc.domain.providers import BreakerState, Capabilities, EndpointStatus, ProviderStatus, TimeToFirstToken
 from agentsvc.transport.codec_values import Names
 
 breaker_states = Names(BreakerState, v1.BreakerState.Value, "BREAKER_STATE")

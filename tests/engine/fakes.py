@@ -33,7 +33,8 @@ from agentsvc.domain.events import (
     ToolCallStarted,
 )
 from agentsvc.domain.messages import FinishReason, Message, Text, ToolCall, Usage
-from agentsvc.domain.ports import Capabilities, Filter, ModelRequest, Page, PageRequest
+from agentsvc.domain.ports import Filter, ModelRequest, Page, PageRequest
+from agentsvc.domain.providers import Capabilities
 from agentsvc.domain.runs import OnDisconnect, Principal, Run, RunOptions, RunRequest, TokenRole
 from agentsvc.domain.timeline import Timeline
 from agentsvc.engine.catalog import Catalog

@@ -29,7 +29,8 @@ from agentsvc.domain.events import (
     ToolStatus,
 )
 from agentsvc.domain.messages import Media, Message, Role, Text
-from agentsvc.domain.ports import Capabilities, Filter, PageRequest
+from agentsvc.domain.ports import Filter, PageRequest
+from agentsvc.domain.providers import Capabilities
 from agentsvc.domain.runs import Run, RunOptions, RunRequest, ToolChoice, ToolChoiceMode
 from agentsvc.domain.timeline import Timeline
 from agentsvc.engine.tools import tool

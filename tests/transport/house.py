@@ -17,7 +17,8 @@ from agentsvc.domain.agents import Agent, LLMConfig, Session
 from agentsvc.domain.errors import AgentsvcError, Error, Reason, invalid_field
 from agentsvc.domain.events import ModelEvent, ModelFailed, ModelFinished, TextDelta
 from agentsvc.domain.messages import FinishReason, Message, Usage
-from agentsvc.domain.ports import Capabilities, Filter, ModelRequest, Page, PageRequest
+from agentsvc.domain.ports import Filter, ModelRequest, Page, PageRequest
+from agentsvc.domain.providers import Capabilities
 from agentsvc.domain.runs import Principal, Run, TokenRole
 from agentsvc.domain.timeline import Stage, Timeline
 from agentsvc.engine.admission import Admission, LimitsConfig

@@ -12,8 +12,8 @@ from google.protobuf.json_format import Parse
 
 from agentsvc import v1
 from agentsvc.client import AgentError
-from agentsvc.domain.ports import Capabilities, ProviderDirectory
-from agentsvc.domain.providers import BreakerState, EndpointStatus, ProviderStatus, TimeToFirstToken
+from agentsvc.domain.ports import ProviderDirectory
+from agentsvc.domain.providers import BreakerState, Capabilities, EndpointStatus, ProviderStatus, TimeToFirstToken
 from agentsvc.engine.sessions import Sessions
 from agentsvc.providers.dialect import Endpoint
 from agentsvc.providers.models import Providers

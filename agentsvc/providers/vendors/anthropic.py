@@ -1,6 +1,6 @@
 """Anthropic, the Messages API. https://docs.anthropic.com/en/api/messages"""
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.anthropic import Anthropic
 from agentsvc.providers.dialect import Provider
 

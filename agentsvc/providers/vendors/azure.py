@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import quote
 
-from agentsvc.domain.ports import Capabilities, ModelRequest
+from agentsvc.domain.ports import ModelRequest
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.dialect import Endpoint, HttpRequest, Provider
 from agentsvc.providers.openai_chat import OpenAIChat
 from agentsvc.providers.openai_request import Accent

@@ -6,7 +6,7 @@ https://cloud.baidu.com/doc/qianfan-api/s/Om9b4yj3w
 from functools import partial
 
 from agentsvc.domain.errors import Reason
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.openai_chat import OpenAIChat
 from agentsvc.providers.openai_request import Accent

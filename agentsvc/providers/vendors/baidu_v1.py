@@ -6,7 +6,7 @@ https://cloud.baidu.com/doc/WENXINWORKSHOP/index.html
 
 from functools import partial
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.qianfan_v1 import QianfanV1
 from agentsvc.providers.qianfan_v1_token import SECRET, QianfanV1Token

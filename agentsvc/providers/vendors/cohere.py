@@ -1,6 +1,6 @@
 """Cohere, the second version of its chat API. https://docs.cohere.com/reference/chat-stream"""
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.cohere import Cohere
 from agentsvc.providers.dialect import Provider
 

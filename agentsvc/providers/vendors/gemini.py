@@ -1,6 +1,6 @@
 """Gemini, generateContent. Signatures go back with the parts they came on. https://ai.google.dev/api/generate-content"""
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.gemini import Gemini
 

@@ -7,7 +7,7 @@ import re
 from functools import partial
 from hashlib import sha256
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.openai_chat import OpenAIChat
 from agentsvc.providers.openai_request import Accent

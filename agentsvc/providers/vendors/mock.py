@@ -1,6 +1,6 @@
 """The scripted provider (``agentsvc/providers/mock.py``). Without an address it is played in process, without a socket."""
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.openai_chat import OpenAIChat
 

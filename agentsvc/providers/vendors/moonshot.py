@@ -6,7 +6,7 @@ https://platform.moonshot.ai/docs/api/chat; in China the address is https://api.
 from functools import partial
 
 from agentsvc.domain.errors import Reason
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.domain.runs import ToolChoiceMode
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.openai_chat import OpenAIChat

@@ -5,7 +5,7 @@ https://github.com/ollama/ollama/blob/main/docs/api.md
 
 import re
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.ollama import Ollama
 

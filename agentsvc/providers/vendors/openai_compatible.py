@@ -5,7 +5,7 @@ https://docs.vllm.ai/en/stable/serving/openai_compatible_server.html
 
 from functools import partial
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.openai_chat import OpenAIChat
 from agentsvc.providers.openai_request import Accent

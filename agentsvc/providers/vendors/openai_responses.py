@@ -5,7 +5,7 @@ https://platform.openai.com/docs/api-reference/responses
 
 from functools import partial
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.openai_responses import OpenAIResponses
 from agentsvc.providers.vendors.openai import HEADERS, openai

@@ -6,7 +6,7 @@ https://dashscope-intl.aliyuncs.com/compatible-mode/v1
 
 from functools import partial
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.domain.runs import ToolChoiceMode
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.openai_chat import OpenAIChat

@@ -1,6 +1,6 @@
 """xAI (Grok): calls arrive whole, reasoning in ``reasoning_content``. https://docs.x.ai/docs/api-reference"""
 
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.openai_chat import OpenAIChat
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from agentsvc.domain.errors import Reason
-from agentsvc.domain.ports import Capabilities
+from agentsvc.domain.providers import Capabilities
 from agentsvc.domain.runs import ToolChoiceMode
 from agentsvc.providers.dialect import Provider
 from agentsvc.providers.openai_chat import OpenAIChat
