@@ -53,20 +53,22 @@ class BoundModel:
             attempt.begin()
             response = await exchange.response(self._dialect.encode(request, self.endpoint))
             decoder = self._decoder(response, request)
-            read, stall, clock = response.read, exchange.stall, timeline.clock
+            taken, stall, clock = response.taken, exchange.stall, timeline.clock
             asked, over = clock(), False
             while not over:
                 try:
-                    chunk = await read()
+                    while (chunk := taken()) is None:
+                        await response.arrival()
+                    broken = False
                 except (aiohttp.ClientError, OSError):
-                    chunk = None
+                    chunk, broken = b"", True
                 now = clock()
                 timeline.waited_ns += now - asked
                 asked = now
                 if chunk:
                     events = decoder.feed(chunk)
                 else:
-                    events, over = exchange.torn(decoder) if chunk is None else decoder.close(), True
+                    events, over = exchange.torn(decoder) if broken else decoder.close(), True
                 if events:
                     over = exchange.took(events) or over
                     stall.since_ns = 0  # the reader has the ball

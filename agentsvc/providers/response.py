@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Self, cast
 
 import aiohttp
@@ -58,27 +59,27 @@ class Response:
         return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
     async def read(self) -> bytes:
-        """All of the body that is here, waiting while there is nothing; empty at its end.
+        """All of the body that is here, waiting while there is nothing; empty at its end. Raises as ``taken``."""
+        while (data := self.taken()) is None:
+            await self.arrival()
+        return data
+
+    def taken(self) -> bytes | None:
+        """All of the body that is here; empty at its end, None while there is nothing.
 
         aiohttp's own ``readany`` looks after every HTTP chunk singly, and vendors send one per token: 1 us each.
 
         Raises:
-            aiohttp.ClientError, OSError: the connection broke, and what had come before has been read.
+            aiohttp.ClientError, OSError: the connection broke, and what had come before has been taken.
         """
         content = self.content
         if content is EMPTY_PAYLOAD:
             return b""  # of 204 and 304; it has no buffer
         buffer = content._buffer
-        while not buffer:
+        if not buffer:
             if (broken := content.exception()) is not None:
                 raise broken
-            if content.at_eof():
-                return b""
-            waiter = content._waiter = content._loop.create_future()
-            try:
-                await waiter
-            finally:
-                content._waiter = None
+            return b"" if content.at_eof() else None
         data = buffer.popleft() if len(buffer) == 1 else b"".join(buffer)
         buffer.clear()
         content._size = 0
@@ -87,6 +88,13 @@ class Response:
         if content._protocol._reading_paused:
             content._protocol.resume_reading()
         return data
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Done when ``taken``, which had nothing, may have something. A future and no coroutine: one per token."""
+        content = self.content
+        waiter: asyncio.Future[None] = content._loop.create_future()
+        content._waiter = waiter
+        return waiter
 
     def close(self) -> None:
         """Gives the connection up, wherever the body is; who waits for more of it is told."""
