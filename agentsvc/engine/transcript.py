@@ -35,6 +35,7 @@ class Answer:
     __slots__ = (
         "_renamed",
         "arguments",
+        "complained",
         "finish_reason",
         "names",
         "pieces",
@@ -51,7 +52,7 @@ class Answer:
         self.names: dict[str, str] = {}
         self.arguments: dict[str, list[str]] = {}
         self.pieces = 0  # chunks of the vendor's that brought something
-        self.refused = False
+        self.refused = self.complained = False
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.state: ProviderState | None = None
@@ -82,8 +83,11 @@ class Answer:
         return event
 
     def failed(self, event: ModelFailed) -> None:
-        """The vendor's end of this answer. ``refused``: it did nothing for the question, and charges nothing."""
+        """The vendor's end of this answer. ``refused``: it did nothing for the question, and charges nothing;
+        ``complained``: it said itself that it failed.
+        """
         self.usage = event.usage
+        self.complained = event.error.reason not in _CUT_OFF
         self.refused = event.error.reason in _REFUSALS and not self.output and not event.usage
 
     def finished(self, event: ModelFinished) -> None:
@@ -230,12 +234,15 @@ class Transcript:
     def _broken_off(self) -> Usage:
         """What an answer costs that did not end. A refusal costs nothing; that is our word and not the vendor's.
 
-        A vendor that counts as it goes has not counted all that came (Anthropic says 1 before the first word): where it lags
-        by more than an estimate errs, the estimate is the better count.
+        Where the connection broke, a vendor that counts as it goes has not counted all that came (Anthropic says 1 before
+        the first word): if it lags by more than an estimate errs, the estimate is the better count. A vendor that ended
+        the answer with an error of its own has had its say.
         """
         answer = self.answer
         if answer.refused:
             return Usage(estimated=True)
+        if answer.complained:
+            return self._count(answer)
         usage, came = self._count(answer), estimate.output_tokens(answer.output, answer.pieces)
         return usage if 2 * usage.output_tokens >= came else replace(usage, output_tokens=came, estimated=True)
 
@@ -276,6 +283,18 @@ _REFUSALS = frozenset(
         Reason.PROVIDER_UNREACHABLE,
         Reason.CONTEXT_LENGTH,
         Reason.CONTENT_FILTER,
+    }
+)
+
+
+# What we found, and no vendor said.
+_CUT_OFF = frozenset(
+    {
+        Reason.FIRST_TOKEN_TIMEOUT,
+        Reason.IDLE_TIMEOUT,
+        Reason.MALFORMED_STREAM,
+        Reason.PROVIDER_UNREACHABLE,
+        Reason.STREAM_TRUNCATED,
     }
 )
 
