@@ -1,4 +1,4 @@
-"""docs/operations.md tells the truth about every setting."""
+"""docs/ tells the truth: about every setting, and in its examples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 
+from agentsvc import v1
+from agentsvc.providers.registry import PROVIDERS
 from agentsvc.variables import PREFIX, Variables, _leaves
 
 PAGE = Path(__file__).parents[1] / "docs" / "operations.md"
@@ -44,3 +47,11 @@ def test_what_is_called_by_its_short_name_exists() -> None:
     names = {name.removeprefix(PREFIX) for name in SETTINGS}
     assert short
     assert short <= names | {name.rpartition("__")[2] for name in names}
+
+
+def test_the_fallbacks_in_the_docs_are_an_agents() -> None:
+    page = PAGE.with_name("routing.md").read_text()
+    (snippet,) = [line.strip() for line in page.splitlines() if line.startswith('    {"fallbacks"')]
+    agent = json_format.Parse(snippet, v1.Agent())
+    assert [fallback.provider for fallback in agent.fallbacks] == ["anthropic", "ollama"]
+    assert {fallback.provider for fallback in agent.fallbacks} <= set(PROVIDERS)

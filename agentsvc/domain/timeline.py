@@ -65,7 +65,7 @@ class Timeline:
 
     ``waited_ns`` is time spent on others (provider, tools, parked, configured delays): what is left of the total is ours.
     ``answered`` from the run's first token on: later answers of models add to ``waited_ns``, but no stages. All of them
-    are in ``answers``. ``clock`` is read directly where it is read per token.
+    are in ``answers``. ``clock`` is what they are read from.
     """
 
     __slots__ = ("_cut", "_stages", "answered", "answers", "clock", "started_ns", "waited_ns")
@@ -95,17 +95,9 @@ class Timeline:
                 self._cut = now
                 return
 
-    def beside(self, stage: str, start_ns: int, end_ns: int) -> None:
-        """A stage that ran beside the critical path."""
-        self._stages.append((stage, start_ns, end_ns, False))
-
     def waited(self, since_ns: int) -> None:
         """From ``since_ns`` until now somebody else had the ball."""
         self.waited_ns += self.clock() - since_ns
-
-    def now_ns(self) -> int:
-        """A reading of this timeline's clock."""
-        return self.clock()
 
     def elapsed_us(self) -> int:
         """Microseconds since the call arrived."""

@@ -283,7 +283,7 @@ class Live:
                     if show_timings:
                         append(Timings(self.timeline.timings()), transcript.step)
                 if in_step and journal.ahead and not self._settled:
-                    waiting = self.timeline.now_ns()
+                    waiting = self.timeline.clock()
                     await journal.keep_step()
                     self.timeline.waited(waiting)
         return COMPLETED
@@ -296,7 +296,7 @@ class Live:
         """Waits in the session's queue; that time is nobody's overhead."""
         if self.conversation.run_id == self.run_id:
             return
-        waiting = self.timeline.now_ns()
+        waiting = self.timeline.clock()
         try:
             await self.conversation.turn(self.run_id)
         finally:

@@ -145,7 +145,7 @@ async def _run(
     """The tools of one step."""
     meter.tool_calls(len(calls))
     transcript.started_unrepeatable |= plan.tools.spoils_retry(calls)
-    waiting = timeline.now_ns()
+    waiting = timeline.clock()
     running = run_tools(plan.tools, calls, run_id=plan.run_id, user_id=plan.user_id, metadata=plan.metadata)
     try:
         async with aclosing(running) as events:

@@ -39,7 +39,7 @@ async def _reshape(
                 pieces, held = ([held] if held and not isinstance(event, AttemptChanged) else []), ""
             for piece in pieces:
                 if delay and not first:
-                    paused = timeline.now_ns()
+                    paused = timeline.clock()
                     await asyncio.sleep(delay)
                     timeline.waited(paused)
                 first = False

@@ -88,7 +88,7 @@ class Exchange:
                     raise
             retries += 1
             self._client.retries += 1
-            asked = self._timeline.now_ns()
+            asked = self._timeline.clock()
             await asyncio.sleep(delay)
             self._timeline.waited(asked)
             self.close_stages()

@@ -84,7 +84,7 @@ class Fleet:
         yield (outcome.told or self._nobody(),)
 
     async def _hedged(self, request: ModelRequest, timeline: Timeline) -> AsyncGenerator[Sequence[ModelEvent], None]:
-        since, race, outcome = timeline.now_ns(), Race(request, timeline), _Failures()
+        since, race, outcome = timeline.clock(), Race(request, timeline), _Failures()
         winner: Runner | None = None
         try:
             winner = await self._winner(race, outcome)
@@ -152,7 +152,7 @@ class Fleet:
         tokens = self._prompt_tokens(request)
         won = loser.timeline.started_ns < winner.timeline.started_ns
         self._count(hedges_won=won, hedge_tokens=tokens)
-        waited = (winner.timeline.now_ns() - loser.timeline.started_ns) * 1e-9
+        waited = (winner.timeline.clock() - loser.timeline.started_ns) * 1e-9
         by = f" by {winner.way.place}" if winner.way is not loser.way else ""
         lost = f"{loser.way.place or loser.way.provider} was overtaken{by} after {waited:.3f} s"
         return Annotation("hedge", f"{lost}; about {tokens} input tokens more")

@@ -45,7 +45,7 @@ class PlayedModel:
         patience = self._config.first_token_timeout if request.stream else self._config.answer_timeout
         begun = over = False
         while not over:
-            asked = timeline.now_ns()
+            asked = timeline.clock()
             events, over = await self._read(moves, decoder, patience, begun=begun)
             timeline.waited(asked)
             if events:

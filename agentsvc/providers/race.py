@@ -31,7 +31,7 @@ class Runner:
 
     def __init__(self, way: Way, model: ChatModel, request: ModelRequest, timeline: Timeline) -> None:
         self.way = way
-        self.timeline = Timeline(timeline.now_ns(), timeline.now_ns)
+        self.timeline = Timeline(timeline.clock(), timeline.clock)
         self.batches = model.stream(request, self.timeline)
         self._held: list[Sequence[ModelEvent]] = []
         self._written: int | None = None

@@ -135,7 +135,7 @@ class TokenModel:
             self._tokens.forget(token)
 
     async def _ask(self, timeline: Timeline) -> str:
-        asked = timeline.now_ns()
+        asked = timeline.clock()
         try:
             return await self._tokens.ask()
         finally:
