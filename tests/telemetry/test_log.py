@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -65,6 +66,24 @@ def test_a_run_is_one_line_that_says_whose_how_and_how_fast():
         "output_tokens": 5,
         "usage_estimated": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("pasted", "secret"),
+    [
+        (TOKEN, "x" * 43),
+        ("Bearer hunter22", "hunter22"),
+        ("BEARER hunter22", "hunter22"),
+        ("https://ann:hunter22@host/v1", "hunter22"),
+        *((f"{kind}-hunter2222", "hunter2222") for kind in ("sk", "pk", "gsk", "xai", "key")),
+        ("m?api_key=hunter22", "hunter22"),
+        ("m?access_token=hunter22", "hunter22"),
+    ],
+)
+def test_a_secret_pasted_where_a_models_name_belongs_is_blotted_out_of_the_runs_line(pasted: str, secret: str):
+    (line,) = written(lambda: log.run_ended(replace(summary(), model=pasted)))
+    assert secret not in json.dumps(line)
+    assert "***" in str(line["model"])
 
 
 def test_a_failed_run_is_a_warning_with_its_reason_and_no_time_to_a_token_that_never_came():
