@@ -591,3 +591,11 @@ async def test_a_vendors_own_options_are_not_handed_on() -> None:
         assert first["reasoning_effort"] == "low"
         assert "reasoning_effort" not in second
         assert second["temperature"] == first["temperature"] == 0.5
+
+
+async def test_text_that_is_held_back_when_its_vendor_fails_is_never_said() -> None:
+    async with routed((Say(REJECTED, delay=0.002), Pause(0.03), Reset()), (Say(ACCEPTED),)) as house:
+        shape = v1.StreamingOptions(text_buffer_size=10_000)
+        answer = await house.ask(house.agent_id, options=v1.ChatOptions(streaming=shape))
+        assert texts(rejected(answer)) == ""
+        assert texts(list(answer.events)) == ACCEPTED
