@@ -123,6 +123,20 @@ class TestServeDev:
             "completed",
         )
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="scheduling policies are Linux's")
+    def test_no_thread_of_grpcs_pushes_the_event_loop_aside(self, tmp_path: Path):
+        with serving(tmp_path, "--dev") as (process, _):
+            threads = {
+                int(task.name): (task / "comm").read_text().strip()
+                for task in Path(f"/proc/{process.pid}/task").iterdir()
+            }
+            engine = [thread for thread, name in threads.items() if name.startswith("event_engine")]
+            assert engine
+            assert {os.sched_getscheduler(thread) for thread in engine} == {os.SCHED_BATCH}
+            others = {thread: os.sched_getscheduler(thread) for thread in threads if thread not in engine}
+            assert others[process.pid] == os.SCHED_OTHER
+            assert os.SCHED_BATCH in others.values()  # the one that serves the completion queue, a Python thread
+
     async def test_its_token_can_be_chosen_and_dies_with_it(self, tmp_path: Path):
         with serving(tmp_path, "--dev", AGENTSVC_DEV_TOKEN="chosen") as (process, address):
             async with AgentClient(address, "chosen") as client:

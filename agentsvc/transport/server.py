@@ -27,6 +27,7 @@ from agentsvc.transport.interceptors import Gate, RpcEnded, unwatched
 from agentsvc.transport.methods import bind
 from agentsvc.transport.provider_service import ProviderService
 from agentsvc.transport.readiness import Readiness
+from agentsvc.transport.scheduling import threads_give_way
 from agentsvc.transport.session_service import SessionService
 from agentsvc.v1 import (
     agent_admin_service_pb2,
@@ -160,6 +161,10 @@ class Server:
         Raises:
             OSError: the address cannot be listened on.
         """
+        with threads_give_way():
+            self._server = await self._started()
+
+    async def _started(self) -> grpc.aio.Server:
         # Without so_reuseport 0 a second process would silently share the port and take half of the calls.
         options = (*_OPTIONS, *self._config.keepalive.options(), ("grpc.so_reuseport", int(self._config.reuse_port)))
         server = grpc.aio.server(interceptors=[Gate(self._authenticator, self._ended)], options=options)
@@ -173,7 +178,7 @@ class Server:
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self._tell_health(not self.readiness.reason)
         await server.start()
-        self._server = server
+        return server
 
     async def set_ready(self, *, ready: bool) -> None:
         """Whether new runs may come, as far as this process itself is concerned; ``readiness`` has the other causes."""
