@@ -94,6 +94,7 @@ class Journal:
     __slots__ = (
         "__weakref__",
         "_entries",
+        "_following",
         "_library",
         "_most_waiting",
         "_room",
@@ -112,6 +113,7 @@ class Journal:
         self._started_ns = started_ns
         self._entries: list[bytes] = []
         self._waiting: list[asyncio.Future[None]] = []
+        self._following: tuple[Callable[[], None], ...] = ()
         self._most_waiting = _HANDFUL
         self._room: asyncio.Future[None] | None = None
         self.followers = 0  # readers that take what they are given
@@ -142,6 +144,8 @@ class Journal:
             library.make_room()
         if self._waiting:
             self._wake()
+        for told in self._following:
+            told()
         return sequence
 
     def elapsed_us(self) -> int:
@@ -211,6 +215,14 @@ class Journal:
             self._most_waiting = max(_HANDFUL, 2 * len(self._waiting))
         return future
 
+    def follow(self, told: Callable[[], None]) -> None:
+        """``told()`` is called with every append from now on. It must not raise."""
+        self._following = (*self._following, told)
+
+    def unfollow(self, told: Callable[[], None]) -> None:
+        """It no longer is."""
+        self._following = tuple(other for other in self._following if other != told)
+
     @property
     def ahead(self) -> bool:
         """Whether the run has outrun every reader it has: the last two entries have been taken by none."""
@@ -252,12 +264,13 @@ class Journal:
 class Reader:
     """A cursor into a journal. Each reader gets every event once and in order, whenever it comes."""
 
-    __slots__ = ("_on_close", "cursor", "journal")
+    __slots__ = ("_on_close", "_told", "cursor", "journal")
 
     def __init__(self, journal: Journal, after: int) -> None:
         self.journal = journal
         self.cursor = after
         self._on_close: Callable[[bool], None] | None = None
+        self._told: Callable[[], None] | None = None
 
     def on_close(self, told: Callable[[bool], None]) -> None:
         """``told(detached)`` is called once, when the reader closes."""
@@ -286,9 +299,11 @@ class Reader:
         if self.journal.last == self.cursor:
             await self.journal.wait()
 
-    def waiting(self) -> asyncio.Future[None]:
-        """Done when ``take``, which had nothing, has something. Whoever waits may make it done to be woken earlier."""
-        return self.journal.wait()
+    def follow(self, told: Callable[[], None]) -> None:
+        """``told()`` is called now and with every append, until the reader closes: ``take`` may have something."""
+        self._told = told
+        self.journal.follow(told)
+        told()
 
     @property
     def end(self) -> RunFinished | None:
@@ -297,6 +312,9 @@ class Reader:
 
     def close(self, *, detached: bool = False) -> None:
         """The reader is gone. ``detached``: by our doing (cap, drain), which never counts as leaving. Idempotent."""
+        if self._told is not None:
+            self.journal.unfollow(self._told)
+            self._told = None
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close(detached)

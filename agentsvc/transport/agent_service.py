@@ -12,7 +12,8 @@ from agentsvc.engine.runs import Runs
 from agentsvc.transport import codec_requests as requests
 from agentsvc.transport import codec_resources as resources
 from agentsvc.transport.interceptors import Call
-from agentsvc.transport.streams import Streams, agree, open_stream, relay, set_trailers
+from agentsvc.transport.relay import Streams, relay
+from agentsvc.transport.streams import agree, open_stream, set_trailers
 
 _LAST_EVENTS: Final = 64  # after generation_completed come memory_updated events and run_finished
 

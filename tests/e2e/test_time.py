@@ -15,7 +15,7 @@ from agentsvc import v1
 from agentsvc.engine.tools import tool
 from agentsvc.providers.script import Call, ErrorFrame, Pause, Reason, Say, Step, Turn
 from agentsvc.transport.codec import decode_event
-from agentsvc.transport.streams import relay
+from agentsvc.transport.relay import relay
 from tests.e2e.house import CONTINUE, Answer, House, collect, open_house, question
 
 FIRST = {"TextDelta", "ReasoningDelta", "ToolCallStarted"}
