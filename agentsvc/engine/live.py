@@ -275,13 +275,14 @@ class Live:
                 if type(event) is GenerationCompleted:
                     # The session is free and its history readable before anybody learns that the answer is final.
                     self._settle(COMPLETED)
-                append(event, transcript.step)
-                if first and isinstance(event, TextDelta | ReasoningDelta | ToolCallStarted):
+                answers = first and isinstance(event, TextDelta | ReasoningDelta | ToolCallStarted)
+                if answers:
                     first = False
                     if held_back:
                         self.timeline.held_back()
-                    if show_timings:
-                        append(Timings(self.timeline.timings()), transcript.step)
+                append(event, transcript.step)
+                if answers and show_timings:
+                    append(Timings(self.timeline.timings()), transcript.step)
                 if in_step and journal.ahead and not self._settled:
                     waiting = self.timeline.clock()
                     await journal.keep_step()
