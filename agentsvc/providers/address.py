@@ -20,13 +20,13 @@ _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Address:
-    """One URL. ``request`` is what the pool asks about it: host, port, TLS.
+    """One URL. ``request`` is what the pool asks about it: host, port, TLS; ``key`` is what it keeps its connections under.
 
     Raises:
         ValueError: not a URL that a request can be sent to.
     """
 
-    __slots__ = ("_credentials", "_start", "request", "url")
+    __slots__ = ("_credentials", "_last", "_start", "key", "request", "url")
 
     def __init__(self, text: str, session: aiohttp.ClientSession) -> None:
         url = URL(text)
@@ -34,6 +34,8 @@ class Address:
             raise ValueError("not an http or https URL")
         self.url = url.with_user(None) if url.raw_user or url.raw_password else url
         self.request = aiohttp.ClientRequest("POST", self.url, loop=asyncio.get_running_loop(), session=session)
+        self.key = self.request.connection_key
+        self._last: tuple[Mapping[str, str], str] = {}, ""  # headers, and the head they made
         host = self.request.headers["Host"]
         self._credentials = _credentials(url)
         self._start = f"POST {self.url.raw_path_qs} HTTP/1.1\r\nHost: {host}\r\n{_ALWAYS}{self._credentials}"
@@ -44,13 +46,20 @@ class Address:
         Raises:
             ValueError: a header that no HTTP request can carry, or a second set of credentials beside the URL's.
         """
+        known, start = self._last
+        if headers != known or not start:  # nearly always one agent's key, again and again
+            start = self._written(headers)
+            self._last = dict(headers), start
+        return f"{start}Content-Length: {length}\r\n\r\n".encode()
+
+    def _written(self, headers: Mapping[str, str]) -> str:
         if self._credentials and "authorization" in map(str.lower, headers):
             raise ValueError("the URL holds credentials, and so do the headers")
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         for line in lines:
             if _FORBIDDEN.search(line, 0, len(line) - 2):
                 raise ValueError("a header holds a control character")
-        return f"{self._start}{''.join(lines)}Content-Length: {length}\r\n\r\n".encode()
+        return self._start + "".join(lines)
 
 
 def _credentials(url: URL) -> str:

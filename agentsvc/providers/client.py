@@ -87,7 +87,7 @@ class ProviderClient:
         session = self.session
         if session.closed or self._connector is None:
             raise RuntimeError("closed")
-        return await self._connector.board(flight, address.request, session.timeout)
+        return await self._connector.board(flight, address, session.timeout)
 
     def stats(self) -> PoolStats:
         """The gauges and counters now."""

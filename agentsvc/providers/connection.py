@@ -22,6 +22,7 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from agentsvc.domain.timeline import Stage, Timeline
+from agentsvc.providers.address import Address
 from agentsvc.providers.pool import PoolConfig
 from agentsvc.providers.resolver import Resolver
 
@@ -167,6 +168,7 @@ class _Log(Trace):
 
 
 _NOTHING = SimpleNamespace()
+_NO_WITNESS: list[Trace] = []
 _SILENT = aiohttp.TraceConfig()
 _SILENT.freeze()
 
@@ -196,9 +198,12 @@ class Connector(aiohttp.TCPConnector):
         wire = partial(Wire, loop=self._loop, config=config, wires=self.wires)
         self._factory = cast("partial[ResponseHandler]", wire)
 
-    async def board(self, flight: Flight, request: aiohttp.ClientRequest, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - aiohttp's own
-        """A kept connection to where ``request`` goes or a new one; always a new one for a fresh flight."""
-        connection = await self.connect(request, [_Log(request, flight)], timeout)
+    async def board(self, flight: Flight, address: Address, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - aiohttp's own
+        """A kept connection to ``address`` or a new one; always a new one for a fresh flight."""
+        # What connect() does first as well, but for a witness of a search that is over at once.
+        connection = None if flight.fresh else await super()._get(address.key, _NO_WITNESS)
+        if connection is None:
+            connection = await self.connect(address.request, [_Log(address.request, flight)], timeout)
         flight.board(connection)
         if flight.wire is not None and flight.transport is not None:
             self.wires.add(flight.wire)

@@ -1,8 +1,8 @@
 """The write-behind: runs and their messages are accepted at once, kept in memory and committed in batches.
 
 One task writes. What arrives within ``batch_window`` of an end shares its transaction (a commit costs far more than its
-rows), and nobody waits when no other run is open; beginnings alone wait ``start_window``, and a run that ends before has
-only one row to be written. Rows are made when they are written (entries.py), so the caller pays for none of it. Entries are
+rows), and nobody waits for company when there is none: no other run is open, and the last commit was of one run alone.
+Beginnings alone wait ``start_window``, and a run that ends before has only one row to be written. Rows are made when they are written (entries.py), so the caller pays for none of it. Entries are
 settled in the order of their acceptance, and each once: every statement may run again, so a commit whose answer got lost
 is simply repeated. While the database is away entries pile up to ``backlog_bytes``; a row that the database refuses is
 found by halving its batch and dropped alone.
@@ -49,6 +49,7 @@ class BatchingLedger(ports.Ledger):
         self._config = config
         self._queue: deque[Entry] = deque()  # everything accepted and not settled
         self._open = 0  # runs that began and have not ended: who may soon share a commit
+        self._together = 0  # ends in the last commit: where answers are short, those who share it began a moment ago
         self._accepted = 0
         self._settled = 0
         self._arrived = asyncio.Event()
@@ -141,12 +142,14 @@ class BatchingLedger(ports.Ledger):
         while True:
             await self._arrived.wait()
             if not self._closing:
-                await asyncio.sleep(self._config.batch_window if self._open else 0)
+                await asyncio.sleep(self._config.batch_window if self._open or self._together > 1 else 0)
             if self._hurry is not None:
                 self._hurry.cancel()
                 self._hurry = None
             if self._queue:
-                await self._settle(self._batch())
+                batch = self._batch()
+                await self._settle(batch)
+                self._together = sum(entry.landed is not None for entry in batch)
             if self._queue:
                 continue
             if self._closing:
