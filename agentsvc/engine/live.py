@@ -67,6 +67,7 @@ class Live:
     __slots__ = (
         "_cause",
         "_commit",
+        "_commit_timer",
         "_leave_timer",
         "_ledger",
         "_limit",
@@ -126,6 +127,7 @@ class Live:
         self._cause: Ending | None = None
         self._settled = False
         self._commit: asyncio.Future[None] | None = None
+        self._commit_timer: asyncio.TimerHandle | None = None
         self._leave_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
         self._limit = math.inf, WALL_CLOCK
@@ -237,7 +239,7 @@ class Live:
         self._announce()
         # Whatever a cancelled library made of it on its way out: the one who stopped the run said why.
         self._settle(self._cause or ending)
-        await self._finish()
+        self._finish_after_commit()
 
     def _announce(self) -> None:
         """run_started, once and first; with it the run's row and its limit in time."""
@@ -353,9 +355,23 @@ class Live:
             for position, message in enumerate(said)
         )
 
-    async def _finish(self) -> None:
+    def _finish_after_commit(self) -> None:
         """The last event, when the rows are committed or a second has passed."""
-        persisted = self._commit is not None and await _landed(self._commit)
+        commit = self._commit
+        if commit is None or commit.done():
+            self._finish()
+            return
+        self._commit_timer = asyncio.get_running_loop().call_later(_COMMIT_WAIT, self._finish)
+        commit.add_done_callback(self._finish)
+
+    def _finish(self, _: object = None) -> None:
+        """The last event. Whatever comes later, commit or timer, comes in vain."""
+        commit, timer = self._commit, self._commit_timer
+        if self.journal.end is not None:
+            return
+        if timer is not None:
+            timer.cancel()
+        persisted = commit is not None and commit.done() and not commit.cancelled() and commit.exception() is None
         run = self._run
         self.journal.append(
             RunFinished(
@@ -376,7 +392,8 @@ class Live:
 
     def _let_go(self) -> None:
         """Only the journal and the record are asked for from now on: a run that is kept for its readers is small."""
-        self._plan = self._task = self._commit = self._new_session = self._limit_timer = self._leave_timer = None
+        self._plan = self._task = self._commit = self._new_session = None
+        self._commit_timer = self._limit_timer = self._leave_timer = None
         self._transcript, self._request, self._prepare, self.timeline = _NOTHING_SAID, _NOT_ASKED, _over, _NO_TIME
 
     def _final(self, error: Error) -> Error:
@@ -385,23 +402,6 @@ class Live:
         return replace(
             error, provider=provider, retryable=error.retryable and not self._transcript.started_unrepeatable
         )
-
-
-async def _landed(commit: asyncio.Future[None]) -> bool:
-    """Whether ``commit`` ended well within a second. It goes on in any case."""
-    if not commit.done():
-        loop = asyncio.get_running_loop()
-        over: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(_COMMIT_WAIT, _wake, over)
-        commit.add_done_callback(lambda _: _wake(over))
-        await over
-        timer.cancel()
-    return commit.done() and not commit.cancelled() and commit.exception() is None
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 _NOTHING_SAID = Transcript()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 
 from agentsvc.domain.errors import AgentsvcError, Reason, invalid_field
-from agentsvc.domain.messages import Media
+from agentsvc.domain.messages import Media, Text
 from agentsvc.domain.ports import ChatModel
 from agentsvc.domain.runs import Run, RunRequest, ToolChoice, ToolChoiceMode
 from agentsvc.engine.catalog import Prepared
@@ -57,8 +58,7 @@ def check_capabilities(model: ChatModel, prepared: Prepared, request: RunRequest
     """What the vendor cannot carry, and a tool that nobody has, is refused before any call."""
     check_tool_choice(prepared, request.options.tool_choice)
     can = model.capabilities
-    told = (request.parts, *(message.parts for message in request.history or ()))
-    kinds = {part.kind for parts in told for part in parts if isinstance(part, Media)}
+    kinds = _kinds(request)
     for needed, has, field in (
         (bool(prepared.tools.tools), can.tools, "agent.tools"),
         ("image" in kinds, can.images, "parts.image"),
@@ -71,6 +71,14 @@ def check_capabilities(model: ChatModel, prepared: Prepared, request: RunRequest
                 f"{field}: provider {model.provider!r} does not support it. Choose another provider or leave it out.",
                 provider=model.provider,
             )
+
+
+def _kinds(request: RunRequest) -> Collection[str]:
+    """What is sent beside text."""
+    if not request.history and len(request.parts) == 1 and type(request.parts[0]) is Text:
+        return ()
+    told = (request.parts, *(message.parts for message in request.history or ()))
+    return {part.kind for parts in told for part in parts if isinstance(part, Media)}
 
 
 def check_tool_choice(prepared: Prepared, choice: ToolChoice | None) -> None:

@@ -35,7 +35,7 @@ _ERROR_BODY_BYTES = 64 * 1024
 _ERROR_BODY_SECONDS = 5.0
 _DRAIN_SECONDS = 1.0
 
-_TOKENS = (TextDelta, ReasoningDelta, ToolCallStarted, ToolCallArgumentsDelta)
+_TOKENS = frozenset({TextDelta, ReasoningDelta, ToolCallStarted, ToolCallArgumentsDelta})
 
 Meaning = Callable[[int, Mapping[str, str], bytes], Error]  # Dialect.error
 
@@ -166,19 +166,23 @@ class Exchange:
         """Events are about to be handed to the reader, who has the ball then. True if they end the answer."""
         last = type(events[-1])
         over = last is ModelFinished or last is ModelFailed
-        if not self.stall.begun:
-            self.stall.begin()
-            token = bring_token(events)
-            if token or not over:
-                self._told.began(token=token)
-        if not self._timeline.answered and (over or bring_token(events)):
-            self.close_stages()
-            self._timeline.answered = bring_token(events)
+        if not self.stall.begun or not self._timeline.answered:
+            self._took_first(token=bring_token(events), over=over)
         if over:
             self._told.over(events[-1])
             if last is ModelFinished:
                 self._settle()
         return over
+
+    def _took_first(self, *, token: bool, over: bool) -> None:
+        """Of the first events, and of all up to the run's first token."""
+        if not self.stall.begun:
+            self.stall.begin()
+            if token or not over:
+                self._told.began(token=token)
+        if not self._timeline.answered and (over or token):
+            self.close_stages()
+            self._timeline.answered = token
 
     def close_stages(self) -> None:
         """Marks how far the attempt came; the time since its last mark goes to the stage it is in."""
@@ -243,7 +247,7 @@ class Exchange:
 
 def bring_token(events: Sequence[ModelEvent]) -> bool:
     """Whether the time to first token ends with these events."""
-    return any(isinstance(event, _TOKENS) for event in events)
+    return not _TOKENS.isdisjoint(map(type, events))
 
 
 def timed_out(provider: str, seconds: float, *, begun: bool) -> ProviderError:

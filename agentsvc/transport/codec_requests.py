@@ -17,6 +17,7 @@ from agentsvc.domain.agents import Budget, GenerationOptions, MemoryOptions, Mod
 from agentsvc.domain.errors import invalid_field
 from agentsvc.domain.messages import MessageStatus, Part, Role, Text
 from agentsvc.domain.ports import Filter, PageRequest
+from agentsvc.domain.quick import replace
 from agentsvc.domain.runs import (
     NO_OPTIONS,
     OnDisconnect,
@@ -37,6 +38,7 @@ UNBUILT_LAYERS: Final = (  # in a call's options and in an agent alike
 UNBUILT_OPTIONS: Final = (*UNBUILT_LAYERS, "client_tools", "client_tool_mode")
 UNBUILT_LIST_AGENTS: Final = ("status",)
 
+_ELABORATE: Final = frozenset({"parts", "history", "instructions", "labels", "metadata", "options"})
 _OURS: Final = frozenset({"messages", "model", "stream", "tools"})  # of a vendor's request body
 
 
@@ -62,23 +64,31 @@ def run_request(request: v1.StreamChatRequest | v1.ChatRequest, deadline: float 
     The fingerprint is made only where there is a request_id to tell apart, and is the same for both calls: their fields
     have the same numbers. It clears ``request.request_id``.
     """
+    request_id, store = request.request_id, request.store if request.HasField("store") else True
     text: tuple[Part, ...] = (Text(request.message),) if request.message else ()
-    request_id = request.request_id
-    return RunRequest(
-        agent_id=request.agent_id,
-        parts=text + values.from_parts(request.parts, "parts"),
-        session_id=request.session_id,
-        history=tuple(from_message(m, f"history[{i}]") for i, m in enumerate(request.history)) or None,
-        store=request.store if request.HasField("store") else True,
-        instructions=request.instructions if request.HasField("instructions") else None,
+    fingerprint = _fingerprint(request) if request_id else ""
+    said = RunRequest(
+        request.agent_id,
+        text,
+        request.session_id,
+        store=store,
         user_id=request.user_id,
         request_id=request_id,
-        labels=dict(request.labels),
-        metadata=values.from_struct(request.metadata, "metadata") if request.HasField("metadata") else {},
-        options=_run_options(request.options) if request.HasField("options") else NO_OPTIONS,
-        fingerprint=_fingerprint(request) if request_id else "",
+        fingerprint=fingerprint,
         deadline=deadline,
     )
+    # Nearly every question is a text and ids, and each look at a field that is not set makes an empty one.
+    if not _ELABORATE.isdisjoint([field.name for field, _ in request.ListFields()]):
+        return replace(
+            said,
+            parts=text + values.from_parts(request.parts, "parts"),
+            history=tuple(from_message(m, f"history[{i}]") for i, m in enumerate(request.history)) or None,
+            instructions=request.instructions if request.HasField("instructions") else None,
+            labels=dict(request.labels),
+            metadata=values.from_struct(request.metadata, "metadata") if request.HasField("metadata") else {},
+            options=_run_options(request.options) if request.HasField("options") else NO_OPTIONS,
+        )
+    return said
 
 
 def _fingerprint(request: v1.StreamChatRequest | v1.ChatRequest) -> str:
