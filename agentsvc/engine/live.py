@@ -394,6 +394,7 @@ class Live:
         """Only the journal and the record are asked for from now on: a run that is kept for its readers is small."""
         self._plan = self._task = self._commit = self._new_session = None
         self._commit_timer = self._limit_timer = self._leave_timer = None
+        self.on_settled = self.on_ended = _nothing
         self._transcript, self._request, self._prepare, self.timeline = _NOTHING_SAID, _NOT_ASKED, _over, _NO_TIME
 
     def _final(self, error: Error) -> Error:

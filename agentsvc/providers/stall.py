@@ -51,9 +51,14 @@ class StallTimer:
             self._wake_in(self._idle)
 
     def stop(self) -> None:
-        """The answer is over."""
-        if self._handle is not None:
-            self._handle.cancel()
+        """The answer is over. Nothing of it is held on to: it need not wait for the collector to be freed."""
+        self._rest()
+        self._alarm = _nothing
+
+    def _rest(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.cancel()
 
     def _left(self, now: int) -> float:
         """Seconds of patience that are left."""
@@ -62,7 +67,7 @@ class StallTimer:
         return self._idle - (now - self.since_ns) * 1e-9 if self.since_ns else self._idle
 
     def _wake_in(self, seconds: float) -> None:
-        self.stop()
+        self._rest()
         self._handle = self._loop.call_later(seconds, self._check)
 
     def _check(self) -> None:
@@ -72,3 +77,7 @@ class StallTimer:
             self._alarm()
         else:
             self._wake_in(min(left, self._idle))
+
+
+def _nothing() -> None:
+    """Nobody is to be woken any more."""
