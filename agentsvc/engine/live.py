@@ -149,6 +149,9 @@ class Live:
             if deadline <= monotonic():  # the loop's own time may be a millisecond old
                 self.stop(DEADLINE)  # over before it began: nobody is asked
         self._task = loop.create_task(self._drive(), name=self.run_id)
+        # Right behind the task's first step: then the provider's request is on its way, and nothing that is done for the
+        # beginning (encoding and writing the first event, the row, a timer) has delayed it.
+        loop.call_soon(self._announce)
 
     @property
     def _in_step(self) -> bool:
@@ -223,9 +226,6 @@ class Live:
         """The task: converse, settle, finish."""
         self._running = True
         try:
-            # One turn later the provider's request is on its way, and nothing that is done for the beginning (encoding
-            # the first event, waking the reader, the row, a timer) has delayed it.
-            asyncio.get_running_loop().call_soon(self._announce)
             ending = self._cause or await self._converse()
         except BudgetExceeded as limit:
             ending = Ending(RunState.BUDGET_EXCEEDED, budget_kind=limit.kind)

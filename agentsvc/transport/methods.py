@@ -68,7 +68,6 @@ def _guarded(descriptor: MethodDescriptor, method: Method, ended: RpcEnded) -> B
         current = call.get()
         with _Counted(name, context, ended):
             current.context = context
-            context.set_trailing_metadata(((REQUEST_ID, current.request_id),))
             try:
                 response = await method(validation.parse(kind, raw), current)
             except AgentsvcError as raised:
@@ -85,6 +84,8 @@ def _guarded(descriptor: MethodDescriptor, method: Method, ended: RpcEnded) -> B
             else:
                 if response is not None:
                     compression.settle(context, response.ByteSize())
+                if not context.trailing_metadata():
+                    context.set_trailing_metadata(((REQUEST_ID, current.request_id),))
                 return response
             await _abort(context, failure, current.request_id)
             return None  # abort has raised
@@ -127,14 +128,13 @@ def _unbuilt(descriptor: MethodDescriptor, ended: RpcEnded) -> Behaviour:
 
     async def refuse(_: bytes, context: Context) -> None:
         with _Counted(name, context, ended):
-            request_id = call.get().request_id
-            context.set_trailing_metadata(((REQUEST_ID, request_id),))
             failure = Error(Reason.NOT_IMPLEMENTED, f"{descriptor.full_name} is not built yet.")
-            await _abort(context, failure, request_id)
+            await _abort(context, failure, call.get().request_id)
 
     return refuse
 
 
 async def _abort(context: Context, error: Error, request_id: str) -> None:
     """Ends the call with ``error``, keeping the trailers set so far."""
-    await context.abort_with_status(RichStatus(error, request_id, context.trailing_metadata()))
+    trailers = context.trailing_metadata() or ((REQUEST_ID, request_id),)
+    await context.abort_with_status(RichStatus(error, request_id, trailers))
