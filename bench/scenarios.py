@@ -24,6 +24,7 @@ DIRECT: Final = "direct"
 
 _TTFT_TOKENS: Final = 3
 _TTFT_SESSIONS: Final = 25
+_TTFT_THINKING: Final = 20  # ms
 _PACED_PER_SECOND: Final = 50
 _PACED_MARGIN: Final = 0.3  # seconds that a paced stream goes on after the window, so that none ends inside it
 _IDLE_STREAMS: Final = 1_000
@@ -80,14 +81,22 @@ class Bench:
         return replace(self, starters=self.starters[::-1], ways=self.ways[::-1])
 
     def ttft(self) -> Iterator[Sample]:
-        """One call at a time in stored conversations; the upstream answers at once."""
-        model = f"paced-{_TTFT_TOKENS}-1-0"
-        targets = [way.target(model, _TTFT_SESSIONS) for way in self.ways]
-        reading = self._do(Ttft(self.cores, self._asked(model), targets, self.scale.ttft_rounds, _TTFT_TOKENS))
-        base = median(reading.microseconds[DIRECT])
-        added = {way: [us - base for us in values] for way, values in reading.microseconds.items()}
-        for figure, share in (("ttft_p50", 0.50), ("ttft_p99", 0.99)):
-            yield Sample(figure, {way: percentile(us, share) for way, us in added.items()}, [reading.usage])
+        """One call at a time in stored conversations: to a model that thinks for a moment, and to none at all.
+
+        No model answers in the instant in which it is asked. What is done right behind the provider's request (run_started,
+        the row, timers) is done while it thinks; where the upstream answers at once it is in the token's way.
+        """
+        for figure, model in (
+            ("ttft", f"thinking-{_TTFT_TOKENS}-1-{_TTFT_THINKING}"),
+            ("ttft_at_once", f"paced-{_TTFT_TOKENS}-1-0"),
+        ):
+            targets = [way.target(model, _TTFT_SESSIONS) for way in self.ways]
+            reading = self._do(Ttft(self.cores, self._asked(model), targets, self.scale.ttft_rounds, _TTFT_TOKENS))
+            base = median(reading.microseconds[DIRECT])
+            added = {way: [us - base for us in values] for way, values in reading.microseconds.items()}
+            for name, share in (("p50", 0.50), ("p99", 0.99)):
+                values = {way: percentile(us, share) for way, us in added.items()}
+                yield Sample(f"{figure}_{name}", values, [reading.usage])
 
     def flood(self) -> Iterator[Sample]:
         """As many tokens as go through, every answer a new conversation."""

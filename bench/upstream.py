@@ -3,6 +3,7 @@
     POST /v1/chat/completions    the request's model says how the answer comes
       paced-<tokens>-<interval_ms>-<first_ms>     one token per interval, the first after first_ms
       stamped-<tokens>-<interval_ms>-<first_ms>   the same; each token is "@" and the time it left: monotonic ns, 19 digits
+      thinking-<tokens>-<interval_ms>-<first_ms>  silence for first_ms exactly, then headers and the first token in one packet
       flood-<tokens>                              as fast as the connection takes them
       idle                                        headers at once, one token after 120 s
     GET /stats                   {"cpu_ns", "open", "requests"}; open = answers being sent
@@ -31,6 +32,7 @@ WORD_BYTES: Final = 5  # of TEXT make a token, about the mean of English
 STAMP_BYTES: Final = 20
 IDLE_SECONDS: Final = 120.0
 
+_AWAKE: Final = 0.002  # seconds
 _FLOOD_BLOCK_TOKENS: Final = 224  # 64 KiB, uvloop's high-water mark: one write, one pause, one resume
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _MODEL = re.compile(rb'"model" *: *"([a-z]+)((?:-\d+)*)"')
@@ -138,6 +140,10 @@ class Upstream(asyncio.Protocol):
                 self._begin(tokens)
                 self._frame = _stamp if mode == b"stamped" else cycle(_TOKENS).__next__
                 self._pace(first / 1000, interval / 1000)
+            case b"thinking", [tokens, interval, first]:
+                self._begin(tokens)
+                self._frame = cycle(_TOKENS).__next__
+                self._think(time.monotonic() + first / 1000, interval / 1000)
             case b"idle", []:
                 self._begin(1)
                 self._frame = cycle(_TOKENS).__next__
@@ -185,6 +191,16 @@ class Upstream(asyncio.Protocol):
             self._timer = self._loop.call_at(self._due, self._tick)
         else:  # as a cached prompt answers: everything up to the first token in one packet
             self._tick(_HEAD + _ROLE)
+
+    def _think(self, until: float, interval: float) -> None:
+        """The loop's timers know milliseconds only: the last two of them are waited for awake."""
+        left = until - time.monotonic()
+        if left > _AWAKE:
+            self._timer = self._loop.call_later(left - _AWAKE, self._think, until, interval)
+        elif left > 0:
+            self._timer = self._loop.call_later(0, self._think, until, interval)
+        else:
+            self._pace(0.0, interval)
 
     def _tick(self, before: bytes = b"") -> None:
         self._left -= 1

@@ -14,6 +14,8 @@ TINY = Scale(
     repetitions=1, ttft_rounds=5, flood_tokens=500, flood_rounds=1, requests=16, starts_per_second=1000, window=0.1
 )
 
+TTFT = ["ttft_p50", "ttft_p99", "ttft_at_once_p50", "ttft_at_once_p99"]
+
 
 def asked(upstream, model):
     return msgspec.structs.replace(upstream, body=targets.openai_body(model))
@@ -23,7 +25,7 @@ def test_the_bare_pipeline_gives_figures_without_a_service(cores, upstream, bare
     bench = Bench(cores, TINY, upstream, (), (bare,))
     result = report.result([*bench.ttft(), *bench.flood(), *bench.requests()], quick=True, commit="none")
     rows = {row.figure: row for row in result.rows}
-    assert list(rows) == ["ttft_p50", "ttft_p99", "flood_32", "flood_256", "cpu_request"]
+    assert list(rows) == [*TTFT, "flood_32", "flood_256", "cpu_request"]
     assert {"direct", "aiohttp", "bare"} == set(rows["ttft_p50"].ways)
     assert all(row.ways["bare"].median > 0 and row.ratio is None and 0 < row.idle < 1 for row in rows.values())
 
@@ -32,7 +34,7 @@ def test_the_service_is_measured_as_an_operator_starts_it(cores, upstream, bare)
     with targets.service(cores, upstream) as service:
         bench = Bench(cores, TINY, upstream, (), (bare, service))
         result = report.result([*bench.requests(), *bench.ttft()], quick=True, commit="none")
-    assert [row.figure for row in result.rows] == ["ttft_p50", "ttft_p99", "cpu_request"]
+    assert [row.figure for row in result.rows] == [*TTFT, "cpu_request"]
     assert all(row.ratio is not None and row.ratio.median > 0 for row in result.rows)
     assert all(FIGURES[row.figure].title in report.table(result) for row in result.rows)
 

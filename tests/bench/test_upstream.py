@@ -39,7 +39,8 @@ def texts(chunks):
 
 
 @pytest.mark.parametrize(
-    ("model", "tokens"), [("flood-8", 8), ("flood-5000", 5000), ("paced-7-1-2", 7), ("paced-1-0-0", 1)]
+    ("model", "tokens"),
+    [("flood-8", 8), ("flood-5000", 5000), ("paced-7-1-2", 7), ("paced-1-0-0", 1), ("thinking-3-1-5", 3)],
 )
 async def test_as_many_tokens_as_asked_for_then_the_reason_the_usage_and_the_end(session, url, model, tokens):
     chunks = await ask(session, url, model)
@@ -58,6 +59,18 @@ async def test_a_stamped_token_is_the_time_at_which_it_left(session, url):
     assert all(re.fullmatch(r"@\d{19}", stamp) for stamp in stamps)
     times = [before, *(int(stamp[1:]) for stamp in stamps), time.monotonic_ns()]
     assert times == sorted(times)
+
+
+async def test_a_model_that_thinks_says_nothing_before_and_is_punctual(session, url):
+    late = []
+    for _ in range(5):
+        began = time.monotonic()
+        async with session.post(url, json={"model": "thinking-2-1-20"}) as response:
+            late.append(time.monotonic() - began - 0.020)
+            first = await response.content.readany()
+        assert first.count(b"data: ") == 2  # the role and the first token, behind the headers in one packet
+    assert min(late) >= 0
+    assert min(late) < 0.02
 
 
 async def test_connections_are_kept_and_idle_answers_are_counted_until_the_caller_is_gone(session, url):
