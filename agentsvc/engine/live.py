@@ -151,7 +151,7 @@ class Live:
         self._task = loop.create_task(self._drive(), name=self.run_id)
         # Right behind the task's first step: then the provider's request is on its way, and nothing that is done for the
         # beginning (encoding and writing the first event, the row, a timer) has delayed it.
-        loop.call_soon(self._announce)
+        loop.call_soon(self._begun)
 
     @property
     def _in_step(self) -> bool:
@@ -240,6 +240,11 @@ class Live:
         # Whatever a cancelled library made of it on its way out: the one who stopped the run said why.
         self._settle(self._cause or ending)
         self._finish_after_commit()
+
+    def _begun(self) -> None:
+        # A task that is over before its first step was cancelled with all others: the loop is being torn down.
+        if self._running:
+            self._announce()
 
     def _announce(self) -> None:
         """run_started, once and first; with it the run's row and its limit in time."""

@@ -1,11 +1,12 @@
 """The write-behind: runs and their messages are accepted at once, kept in memory and committed in batches.
 
-One task writes. What arrives within ``batch_window`` of an end shares its transaction (a commit costs far more than its
-rows), and nobody waits for company when there is none: no other run is open, and the last commit was of one run alone.
-Beginnings alone wait ``start_window``, and a run that ends before has only one row to be written. Rows are made when they are written (entries.py), so the caller pays for none of it. Entries are
-settled in the order of their acceptance, and each once: every statement may run again, so a commit whose answer got lost
-is simply repeated. While the database is away entries pile up to ``backlog_bytes``; a row that the database refuses is
-found by halving its batch and dropped alone.
+One task writes. What arrives within ``batch_window`` of an end shares its transaction (a commit costs far more than
+its rows), and nobody waits for company when there is none: no other run is open, and the last commit was of one run
+alone. Beginnings alone wait ``start_window``, and a run that ends before has only one row to be written. Rows are
+made when they are written (entries.py), so the caller pays for none of it. Entries are settled in the order of their
+acceptance, and each once: every statement may run again, so a commit whose answer got lost is simply repeated. While
+the database is away entries pile up to ``backlog_bytes``; a row that the database refuses is found by halving its
+batch and dropped alone.
 """
 
 from __future__ import annotations

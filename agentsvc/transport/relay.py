@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import grpc
+
 from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.events import Draining, Event, Heartbeat, RunFinished
 from agentsvc.engine.admission import Place
@@ -51,18 +53,19 @@ async def relay(reader: Reader, call: Call, streams: Streams, place: Place) -> R
     Raises:
         AgentsvcError: SLOW_CONSUMER when the reader fell off the journal's cap, or took nothing for too long.
     """
-    relay = Relay(reader, call.context, streams, place)
-    streams.relays.add(relay)
+    stream = Relay(reader, call.context, streams, place)
+    streams.relays.add(stream)
     try:
-        reader.follow(relay.go_on)
-        return await relay.over
+        reader.follow(stream.go_on)
+        return await stream.over
     except AgentsvcError:
         reader.close(detached=True)  # too slow, by our judgement: that is not leaving
         raise
     finally:
-        relay.stop()
-        streams.relays.discard(relay)
+        stream.stop()
+        streams.relays.discard(stream)
         reader.close()
+        del stream  # what is raised holds on to this frame, and the stream to what is raised
 
 
 class Relay:
@@ -108,7 +111,7 @@ class Relay:
             try:
                 wire = self._following()
             except AgentsvcError as fallen:
-                self.over.set_exception(fallen)
+                self._break(fallen)
                 return
             if wire is None:
                 return
@@ -153,18 +156,26 @@ class Relay:
         except StopIteration:
             self._writing = None
             self._last = self._loop.time()
-            if self._late and not self.over.done():
-                self.over.set_exception(_too_slow(self._streams.idle))
-        except Exception as broken:  # gRPC's own, mostly: the caller has gone. Whoever waits for the end hears of it
+            if self._late:
+                self._break(_too_slow(self._streams.idle))
+        # Whatever it is: gRPC's own, mostly, since the caller has gone. It is the handler's to hear of, not the run's.
+        except BaseException as broken:
             self._writing = None
-            if not self.over.done():
-                self.over.set_exception(broken)
+            self._break(broken if isinstance(broken, Exception) else grpc.aio.InternalError(repr(broken)))
         else:
-            waits_for.add_done_callback(self._stepped)
+            if waits_for is None:  # a bare yield, which asks for the next turn
+                self._loop.call_soon(self._stepped, None)
+            else:
+                waits_for.add_done_callback(self._stepped)
 
     def _stepped(self, _: object) -> None:
         self._step()
         self.go_on()
+
+    def _break(self, broken: Exception) -> None:
+        """``over``, badly. Without its traceback: that would hold on to us, and we to the call, until the collector comes."""
+        if not self.over.done():
+            self.over.set_exception(broken.with_traceback(None))
 
     def _look(self) -> None:
         """Now and then: is there a silence to be broken, does a write hang?"""

@@ -27,13 +27,16 @@ def threads_give_way() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    before = os.sched_getscheduler(_THIS_THREAD), os.sched_getparam(_THIS_THREAD)
-    # A new thread inherits its policy. Any other one than the usual was chosen by the operator: theirs stays.
-    with suppress(PermissionError):
-        if before[0] == os.SCHED_OTHER:
+    changed = False
+    # What refuses differs from sandbox to sandbox (EPERM, EINVAL, ENOSYS) and is never worth a failed start.
+    with suppress(OSError):
+        # A new thread inherits its policy. Any other one than the usual was chosen by the operator: theirs stays.
+        if os.sched_getscheduler(_THIS_THREAD) == os.SCHED_OTHER:
             os.sched_setscheduler(_THIS_THREAD, os.SCHED_BATCH, os.sched_param(0))
+            changed = True
     try:
         yield
     finally:
-        with suppress(PermissionError):
-            os.sched_setscheduler(_THIS_THREAD, *before)
+        if changed:
+            with suppress(OSError):
+                os.sched_setscheduler(_THIS_THREAD, os.SCHED_OTHER, os.sched_param(0))

@@ -240,12 +240,17 @@ def locked(database: Path) -> Iterator[None]:
 
 @contextmanager
 def refusing(database: Path) -> Iterator[None]:
-    """The database refuses every message and every change of a run."""
+    """The database refuses every message and every end of a run, also of one whose beginning it had not heard of."""
+    refused = {
+        "m": "BEFORE INSERT ON messages",
+        "r": "BEFORE UPDATE ON runs",
+        "e": "BEFORE INSERT ON runs WHEN NEW.end_time IS NOT NULL",
+    }
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
-        for name, when in (("m", "BEFORE INSERT ON messages"), ("r", "BEFORE UPDATE ON runs")):
+        for name, when in refused.items():
             other.execute(f"CREATE TRIGGER refuse_{name} {when} BEGIN SELECT RAISE(ABORT, 'no'); END")
         yield
-        for name in "mr":
+        for name in refused:
             other.execute(f"DROP TRIGGER refuse_{name}")
 
 

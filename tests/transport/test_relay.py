@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
+import grpc
 import pytest
 
 from agentsvc import v1
@@ -19,7 +21,7 @@ from agentsvc.engine.admission import Admission, LimitsConfig
 from agentsvc.engine.journal import Journal, JournalConfig, Library
 from agentsvc.transport.codec import encode_event
 from agentsvc.transport.interceptors import Call
-from agentsvc.transport.relay import Streams, relay
+from agentsvc.transport.relay import Relay, Streams, relay
 
 END = RunFinished(RunState.COMPLETED, None, "", None, Usage(), None, True, 0)
 
@@ -75,9 +77,11 @@ class Stream:
 
 
 @asynccontextmanager
-async def streaming(heartbeat: float = 60.0, idle: float = 60.0, **caps: Any) -> AsyncIterator[Stream]:
+async def streaming(
+    heartbeat: float = 60.0, idle: float = 60.0, caller: Caller | None = None, **caps: Any
+) -> AsyncIterator[Stream]:
     """One that has begun to wait."""
-    stream = Stream(Streams(heartbeat, idle), Caller(), Library(JournalConfig(**caps), encode_event).open())
+    stream = Stream(Streams(heartbeat, idle), caller or Caller(), Library(JournalConfig(**caps), encode_event).open())
     await asyncio.sleep(0)
     try:
         yield stream
@@ -224,3 +228,61 @@ async def test_a_write_that_is_under_way_when_the_caller_leaves_is_ended_by_grpc
         opened()
         await asyncio.sleep(0)
         assert (stream.caller.written, len(stream.caller.got)) == (1, 1)
+
+
+class Odd(Caller):
+    """Writes as no grpc.aio does yet, but as coroutines may."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self._fault = fault
+
+    async def write(self, wire: bytes) -> None:
+        match self._fault:
+            case "yields":
+                await asyncio.sleep(0)
+            case "cancelled":
+                raise asyncio.CancelledError
+            case "waits for what is cancelled":
+                future = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().call_soon(future.cancel)
+                await future
+        await super().write(wire)
+
+
+async def test_a_write_that_only_asks_for_a_turn_gets_it():
+    async with streaming(caller=Odd("yields")) as stream:
+        stream.say("a")
+        stream.journal.append(END, 1)
+        assert await stream.task == END
+        assert stream.caller.kinds == ["text_delta", "run_finished"]
+
+
+@pytest.mark.parametrize("fault", ["cancelled", "waits for what is cancelled"])
+async def test_a_write_that_is_cancelled_ends_the_stream_and_is_no_cancellation_of_the_run(fault: str):
+    async with streaming(caller=Odd(fault)) as stream:
+        stream.say("a")
+        with pytest.raises(grpc.aio.BaseError):
+            await stream.task
+
+
+@pytest.mark.parametrize("ends", ["gone", "fallen"])
+async def test_a_stream_that_ends_badly_leaves_nothing_to_the_collector_either(ends: str):
+    gc.collect()
+    gc.disable()
+    try:
+        async with streaming(run_bytes=1000) as stream:
+            opened = stream.caller.shut()
+            stream.say("a")
+            if ends == "gone":
+                stream.caller.gone = ConnectionError()
+            for _ in range(100):
+                stream.say("x" * 100)
+            opened()
+            with pytest.raises((ConnectionError, AgentsvcError)):
+                await stream.task
+        del stream, opened
+        await asyncio.sleep(0)
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Relay)]
+    finally:
+        gc.enable()

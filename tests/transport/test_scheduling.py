@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -44,10 +45,14 @@ def test_what_the_operator_chose_stays(monkeypatch: pytest.MonkeyPatch):
         assert os.SCHED_BATCH not in chosen
 
 
-def test_a_sandbox_that_forbids_it_costs_speed_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("call", ["sched_getscheduler", "sched_setscheduler"])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.ENOSYS])
+def test_a_sandbox_that_forbids_it_costs_speed_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, call: str, number: int
+):
     def forbidden(*_: object) -> None:
-        raise PermissionError
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    monkeypatch.setattr(os, call, forbidden)
     with threads_give_way():
         pass
