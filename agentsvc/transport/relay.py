@@ -53,18 +53,27 @@ async def relay(reader: Reader, call: Call, streams: Streams, place: Place) -> R
     Raises:
         AgentsvcError: SLOW_CONSUMER when the reader fell off the journal's cap, or took nothing for too long.
     """
+    try:
+        # A run that was just started has its first turn now: the provider's request leaves before anything is made ready
+        # for its answer.
+        await asyncio.sleep(0)
+        return await _relayed(reader, call, streams, place)
+    except AgentsvcError:
+        reader.close(detached=True)  # too slow, by our judgement: that is not leaving
+        raise
+    finally:
+        reader.close()
+
+
+async def _relayed(reader: Reader, call: Call, streams: Streams, place: Place) -> RunFinished:
     stream = Relay(reader, call.context, streams, place)
     streams.relays.add(stream)
     try:
         reader.follow(stream.go_on)
         return await stream.over
-    except AgentsvcError:
-        reader.close(detached=True)  # too slow, by our judgement: that is not leaving
-        raise
     finally:
         stream.stop()
         streams.relays.discard(stream)
-        reader.close()
         del stream  # what is raised holds on to this frame, and the stream to what is raised
 
 

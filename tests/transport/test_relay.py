@@ -82,7 +82,8 @@ async def streaming(
 ) -> AsyncIterator[Stream]:
     """One that has begun to wait."""
     stream = Stream(Streams(heartbeat, idle), caller or Caller(), Library(JournalConfig(**caps), encode_event).open())
-    await asyncio.sleep(0)
+    for _ in range(2):  # the task's first turn, and the one that it gives to the run
+        await asyncio.sleep(0)
     try:
         yield stream
     finally:
