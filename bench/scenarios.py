@@ -81,14 +81,14 @@ class Bench:
         return replace(self, starters=self.starters[::-1], ways=self.ways[::-1])
 
     def ttft(self) -> Iterator[Sample]:
-        """One call at a time in stored conversations: to a model that thinks for a moment, and to none at all.
+        """One call at a time in stored conversations: to an upstream that answers at once, and to one that thinks first.
 
         No model answers in the instant in which it is asked. What is done right behind the provider's request (run_started,
         the row, timers) is done while it thinks; where the upstream answers at once it is in the token's way.
         """
         for figure, model in (
-            ("ttft", f"thinking-{_TTFT_TOKENS}-1-{_TTFT_THINKING}"),
-            ("ttft_at_once", f"paced-{_TTFT_TOKENS}-1-0"),
+            ("ttft", f"paced-{_TTFT_TOKENS}-1-0"),
+            ("ttft_thinking", f"thinking-{_TTFT_TOKENS}-1-{_TTFT_THINKING}"),
         ):
             targets = [way.target(model, _TTFT_SESSIONS) for way in self.ways]
             reading = self._do(Ttft(self.cores, self._asked(model), targets, self.scale.ttft_rounds, _TTFT_TOKENS))

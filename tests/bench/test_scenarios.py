@@ -14,7 +14,7 @@ TINY = Scale(
     repetitions=1, ttft_rounds=5, flood_tokens=500, flood_rounds=1, requests=16, starts_per_second=1000, window=0.1
 )
 
-TTFT = ["ttft_p50", "ttft_p99", "ttft_at_once_p50", "ttft_at_once_p99"]
+TTFT = ["ttft_p50", "ttft_p99", "ttft_thinking_p50", "ttft_thinking_p99"]
 
 
 def asked(upstream, model):
