@@ -65,7 +65,7 @@ async def test_a_model_that_thinks_says_nothing_before_and_is_punctual(session, 
     late = []
     for _ in range(5):
         began = time.monotonic()
-        async with session.post(url, json={"model": "thinking-2-1-20"}) as response:
+        async with session.post(url, json={"model": "thinking-2-200-20"}) as response:
             late.append(time.monotonic() - began - 0.020)
             first = await response.content.readany()
         assert first.count(b"data: ") == 2  # the role and the first token, behind the headers in one packet
