@@ -1,7 +1,7 @@
 """The journal of a run: its events, numbered once, encoded once, read by everybody.
 
-A run appends, readers take. There is no queue per reader: a reader is a cursor, and when there is nothing to take it
-waits on one bare future. So a slow reader costs nothing and delays nobody; when the journal's cap pushes out what it
+A run appends, readers take. There is no queue per reader: a reader is a cursor, told of each append in the moment in
+which it happens. So a slow reader costs nothing and delays nobody; when the journal's cap pushes out what it
 has not read yet, it is told SLOW_CONSUMER the next time it asks.
 
 A run may also walk beside its reader (``keep_step``): while the reader is busy with one entry, only one more is made,
@@ -96,10 +96,8 @@ class Journal:
         "_entries",
         "_following",
         "_library",
-        "_most_waiting",
         "_room",
         "_started_ns",
-        "_waiting",
         "end",
         "followers",
         "last",
@@ -112,9 +110,7 @@ class Journal:
         self._library = library
         self._started_ns = started_ns
         self._entries: list[bytes] = []
-        self._waiting: list[asyncio.Future[None]] = []
         self._following: tuple[Callable[[], None], ...] = ()
-        self._most_waiting = _HANDFUL
         self._room: asyncio.Future[None] | None = None
         self.followers = 0  # readers that take what they are given
         self.taken = 0  # how far the first of them is
@@ -142,8 +138,6 @@ class Journal:
             self.trim(library.run_bytes * 7 // 8)
         if library.used > library.process_bytes:
             library.make_room()
-        if self._waiting:
-            self._wake()
         for told in self._following:
             told()
         return sequence
@@ -205,15 +199,21 @@ class Journal:
         start = after - self.oldest + 1
         return self._entries[start : start + _HANDFUL]
 
-    def wait(self) -> asyncio.Future[None]:
-        """Done with the next append."""
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Returns when an append has made it ``true``, at once if it is so already."""
+        if true():
+            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        if len(self._waiting) > self._most_waiting:
-            # Those who have left are still in it; a run that says nothing for long must not collect them.
-            self._waiting = [waiting for waiting in self._waiting if not waiting.done()]
-            self._most_waiting = max(_HANDFUL, 2 * len(self._waiting))
-        return future
+
+        def told() -> None:
+            if true() and not future.done():
+                future.set_result(None)
+
+        self.follow(told)
+        try:
+            await future
+        finally:
+            self.unfollow(told)
 
     def follow(self, told: Callable[[], None]) -> None:
         """``told()`` is called with every append from now on. It must not raise."""
@@ -254,12 +254,6 @@ class Journal:
         if room is not None and not room.done():
             room.set_result(None)
 
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
 
 class Reader:
     """A cursor into a journal. Each reader gets every event once and in order, whenever it comes."""
@@ -296,8 +290,7 @@ class Reader:
 
     async def wait(self) -> None:
         """Returns when ``take`` has something, at once if it has it already."""
-        if self.journal.last == self.cursor:
-            await self.journal.wait()
+        await self.journal.until(lambda: self.journal.last > self.cursor)
 
     def follow(self, told: Callable[[], None]) -> None:
         """``told()`` is called now and with every append, until the reader closes: ``take`` may have something."""

@@ -189,8 +189,7 @@ class Live:
 
     async def ended(self) -> Run:
         """The run's record, once it is over."""
-        while self.journal.end is None:
-            await self.journal.wait()
+        await self.journal.until(lambda: self.journal.end is not None)
         return self._run
 
     def record(self) -> Run:
