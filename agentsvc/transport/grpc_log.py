@@ -1,0 +1,26 @@
+"""What gRPC logs of callers who left.
+
+A message or status that finds its caller gone is a failed batch. gRPC knows of the caller's leaving by another one and
+says nothing when it heard of that first; in the other order, a matter of microseconds, it logs an error with a
+traceback. Nothing is wrong then and nothing can be done, so nobody is to be woken by it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import grpc
+
+_LOGGER: Final = "grpc._cython.cygrpc"
+_FAILED: Final = 'Failed "execute_batch"'  # the others of its kind were refused by the core, which would be our fault
+
+
+def leave_out_gone_callers() -> None:
+    """From now on gRPC's log is without them."""
+    logging.getLogger(_LOGGER).addFilter(_matters)
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    raised = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(raised, grpc.aio.InternalError) and str(raised).startswith(_FAILED))
