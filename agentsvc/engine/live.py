@@ -12,28 +12,26 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import aclosing
-from datetime import UTC, datetime
 from time import monotonic
 
 from agentsvc.domain.agents import Session
-from agentsvc.domain.errors import AgentsvcError, Error, Reason
+from agentsvc.domain.errors import AgentsvcError, Reason
 from agentsvc.domain.events import (
     Annotation,
     GenerationCompleted,
     ReasoningDelta,
-    RunFinished,
     RunStarted,
     RunState,
     TextDelta,
     Timings,
     ToolCallStarted,
 )
-from agentsvc.domain.messages import Cost, Message
+from agentsvc.domain.messages import Cost
 from agentsvc.domain.ports import Ledger
 from agentsvc.domain.quick import replace
 from agentsvc.domain.runs import OnDisconnect, Run, RunRequest
 from agentsvc.domain.timeline import Stage, Timeline
-from agentsvc.engine import prompt
+from agentsvc.engine import record
 from agentsvc.engine.budget import BudgetExceeded
 from agentsvc.engine.endings import COMPLETED, DEADLINE, DISCONNECTED, WALL_CLOCK, Ending
 from agentsvc.engine.journal import Journal, Reader
@@ -43,15 +41,6 @@ from agentsvc.engine.transcript import Transcript
 
 _log = logging.getLogger(__name__)
 _DEADLINE_SLACK = 0.05  # seconds
-_UNASKABLE = frozenset(
-    {
-        Reason.CAPABILITY_MISSING,
-        Reason.CONTENT_FILTER,
-        Reason.CONTEXT_LENGTH,
-        Reason.INVALID_FIELD,
-        Reason.PROVIDER_INVALID_REQUEST,
-    }
-)
 _COMMIT_WAIT = 1.0  # seconds run_finished waits for the commit before it says persisted = false
 
 
@@ -196,12 +185,7 @@ class Live:
         """The run as it is now."""
         if self._settled:
             return self._run
-        return replace(
-            self._run,
-            partial_text="".join(self._transcript.answer.text),
-            usage=self._transcript.usage,
-            last_sequence=self.journal.last,
-        )
+        return record.so_far(self._run, self._transcript, self.journal.last)
 
     def _follower_left(self, detached: bool) -> None:
         self.journal.left()
@@ -229,7 +213,7 @@ class Live:
         except BudgetExceeded as limit:
             ending = Ending(RunState.BUDGET_EXCEEDED, budget_kind=limit.kind)
         except AgentsvcError as error:
-            ending = Ending(RunState.FAILED, self._final(error.error))
+            ending = Ending(RunState.FAILED, record.final(error.error, self._transcript))
         except BaseException as bug:  # the outermost edge of a run: whatever it is, it ends in order and is logged once
             cancelled = isinstance(bug, asyncio.CancelledError) and asyncio.current_task().cancelling()  # type: ignore[union-attr] # we are in one
             if cancelled and self._cause is None:
@@ -319,22 +303,18 @@ class Live:
                 timer.cancel()
         transcript = self._transcript
         transcript.close()
-        completed = ending.state is RunState.COMPLETED
-        self._run = replace(
+        self._run = record.settled(
             self._run,
-            state=ending.state,
-            text=transcript.text if completed else "",
-            partial_text="" if completed else transcript.text,
-            finish_reason=transcript.finish_reason,
-            usage=transcript.usage,
-            cost=self._cost(),
-            error=ending.error,
-            budget_kind=ending.budget_kind,
-            last_sequence=self.journal.last + (2 if completed else 1),
-            framework_overhead_us=self.timeline.overhead_us(),
-            end_time=datetime.now(UTC),
+            ending,
+            transcript,
+            self._cost(),
+            # generation_completed is yet to be appended where there is one
+            last_sequence=self.journal.last + (2 if ending.state is RunState.COMPLETED else 1),
+            overhead_us=self.timeline.overhead_us(),
         )
-        messages = self._messages() if self._request.store else ()
+        # Without a plan it never had its turn: nothing was asked.
+        kept = self._request.store and self._plan is not None
+        messages = record.turn(self._run, self._request, transcript.messages) if kept else ()
         self._commit = self._ledger.ended(self.tenant_id, self._run, messages)
         self.conversation.release(self.run_id, messages)
         self.on_settled(self)
@@ -344,20 +324,6 @@ class Live:
         if (plan := self._plan) is None or not self._transcript.requests:
             return None
         return plan.prices.cost(self._transcript.requests)
-
-    def _messages(self) -> tuple[Message, ...]:
-        """The turn as the session keeps it: the question and all that was said to it."""
-        if self._plan is None:
-            return ()  # it never had its turn: nothing was asked
-        error = self._run.error
-        if error is not None and error.reason in _UNASKABLE and not self._transcript.messages:
-            return ()  # the vendor will not have this question: with it in the history no later turn would pass
-        said = (*prompt.question(self._request), *self._transcript.messages)
-        now = datetime.now(UTC)
-        return tuple(
-            replace(message, message_id=f"{self.run_id}.{position}", run_id=self.run_id, create_time=now)
-            for position, message in enumerate(said)
-        )
 
     def _finish_after_commit(self) -> None:
         """The last event, when the rows are committed or a second has passed."""
@@ -376,21 +342,9 @@ class Live:
         if timer is not None:
             timer.cancel()
         persisted = commit is not None and commit.done() and not commit.cancelled() and commit.exception() is None
-        run = self._run
-        self.journal.append(
-            RunFinished(
-                state=run.state,
-                error=run.error,
-                partial_text=run.partial_text,
-                budget_kind=run.budget_kind,
-                usage=run.usage,
-                cost=run.cost,
-                persisted=persisted,
-                framework_overhead_us=run.framework_overhead_us,
-                event_loop_lag_us=self.lag_since(self.timeline.started_ns),
-            ),
-            self._transcript.step,
-        )
+        lag = self.lag_since(self.timeline.started_ns)
+        last = record.finished(self._run, persisted=persisted, event_loop_lag_us=lag)
+        self.journal.append(last, self._transcript.step)
         self.on_ended(self)
         self._let_go()
 
@@ -400,13 +354,6 @@ class Live:
         self._commit_timer = self._limit_timer = self._leave_timer = None
         self.on_settled = self.on_ended = _nothing
         self._transcript, self._request, self._prepare, self.timeline = _NOTHING_SAID, _NOT_ASKED, _over, _NO_TIME
-
-    def _final(self, error: Error) -> Error:
-        """The error as the caller sees it: who failed, and no promise of a retry once a tool was started for good."""
-        provider = error.provider or self._transcript.provider
-        return replace(
-            error, provider=provider, retryable=error.retryable and not self._transcript.started_unrepeatable
-        )
 
 
 _NOTHING_SAID = Transcript()

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from agentsvc.domain.events import RunFinished, RunStarted, RunState
+from agentsvc.domain.events import RunStarted, RunState
 from agentsvc.domain.ports import Filter, Ledger, Page, PageRequest, RunStore
 from agentsvc.domain.runs import OnDisconnect, OnSessionBusy, Principal, Run, RunRequest
 from agentsvc.domain.timeline import Stage, Timeline
-from agentsvc.engine import refusals
+from agentsvc.engine import record, refusals
 from agentsvc.engine.admission import Admission, LimitsConfig, Place
 from agentsvc.engine.catalog import Catalog
 from agentsvc.engine.endings import CANCELLED, INTERRUPTED, REPLACED
@@ -131,7 +131,7 @@ class Runs:
             raise refusals.elsewhere(run_id)
         # A run that a crash ended does not know its last sequence: its end follows whatever the reader has seen.
         sequence = run.last_sequence or min(after_sequence + 1, _LAST_SEQUENCE)
-        return self._library.last_entry(sequence, _finished(run)).reader(after_sequence)
+        return self._library.last_entry(sequence, record.finished(run, persisted=True)).reader(after_sequence)
 
     async def cancel(self, principal: Principal, run_id: str) -> Run:
         """Ends a run in order and returns its record; a run that is over is returned as it is.
@@ -318,10 +318,3 @@ def _same(live: Live, request: RunRequest) -> Live:
     if live.record().fingerprint != request.fingerprint:
         raise refusals.reused(request.request_id)
     return live
-
-
-def _finished(run: Run) -> RunFinished:
-    """run_finished of a run that only the store still knows."""
-    return RunFinished(
-        run.state, run.error, run.partial_text, run.budget_kind, run.usage, run.cost, True, run.framework_overhead_us
-    )

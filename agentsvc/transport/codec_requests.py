@@ -28,6 +28,7 @@ from agentsvc.domain.runs import (
     ToolChoiceMode,
 )
 from agentsvc.transport import codec_values as values
+from agentsvc.transport.validation import PLAIN
 
 # Features that are not built yet. A field set to "no" (false, 0, empty) asks for nothing and passes.
 UNBUILT_LAYERS: Final = (  # in a call's options and in an agent alike
@@ -38,7 +39,6 @@ UNBUILT_LAYERS: Final = (  # in a call's options and in an agent alike
 UNBUILT_OPTIONS: Final = (*UNBUILT_LAYERS, "client_tools", "client_tool_mode")
 UNBUILT_LIST_AGENTS: Final = ("status",)
 
-_ELABORATE: Final = frozenset({"parts", "history", "instructions", "labels", "metadata", "options"})
 _OURS: Final = frozenset({"messages", "model", "stream", "tools"})  # of a vendor's request body
 
 
@@ -78,17 +78,17 @@ def run_request(request: v1.StreamChatRequest | v1.ChatRequest, deadline: float 
         deadline=deadline,
     )
     # Nearly every question is a text and ids, and each look at a field that is not set makes an empty one.
-    if not _ELABORATE.isdisjoint([field.name for field, _ in request.ListFields()]):
-        return replace(
-            said,
-            parts=text + values.from_parts(request.parts, "parts"),
-            history=tuple(from_message(m, f"history[{i}]") for i, m in enumerate(request.history)) or None,
-            instructions=request.instructions if request.HasField("instructions") else None,
-            labels=dict(request.labels),
-            metadata=values.from_struct(request.metadata, "metadata") if request.HasField("metadata") else {},
-            options=_run_options(request.options) if request.HasField("options") else NO_OPTIONS,
-        )
-    return said
+    if PLAIN.keys() >= {field.name for field, _ in request.ListFields()}:
+        return said
+    return replace(
+        said,
+        parts=text + values.from_parts(request.parts, "parts"),
+        history=tuple(from_message(m, f"history[{i}]") for i, m in enumerate(request.history)) or None,
+        instructions=request.instructions if request.HasField("instructions") else None,
+        labels=dict(request.labels),
+        metadata=values.from_struct(request.metadata, "metadata") if request.HasField("metadata") else {},
+        options=_run_options(request.options) if request.HasField("options") else NO_OPTIONS,
+    )
 
 
 def _fingerprint(request: v1.StreamChatRequest | v1.ChatRequest) -> str:

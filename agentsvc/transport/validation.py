@@ -18,8 +18,8 @@ from agentsvc.domain.errors import AgentsvcError, Reason, Violation
 M = TypeVar("M", bound=Message)
 
 _validator = Validator()
-# Characters that the fields of a plain question may have. A message may have 1 MiB of UTF-8, four bytes a character.
-_PLAIN: Final = {"agent_id": 128, "message": 1 << 18, "session_id": 128, "user_id": 128, "request_id": 128}
+PLAIN: Final = {"agent_id": 128, "message": 1 << 18, "session_id": 128, "user_id": 128, "request_id": 128}
+"""The fields of a plain question and the characters each may have: a message, in the worst case, four bytes each."""
 
 
 def warm(requests: Iterable[type[Message]]) -> None:
@@ -52,7 +52,7 @@ def is_plain(request: v1.StreamChatRequest | v1.ChatRequest) -> bool:
     if not request.agent_id or not request.message:
         return False
     for field, value in request.ListFields():
-        limit = _PLAIN.get(field.name)
+        limit = PLAIN.get(field.name)
         if limit is None or len(value) > limit:
             return False
     return True
