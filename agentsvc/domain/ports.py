@@ -188,6 +188,10 @@ class TokenRecord:
 class Authenticator(Protocol):
     """Bearer token in, principal out."""
 
+    def recall(self, token: str) -> Principal | None:  # noqa: ARG002 - of a memory that is always empty
+        """Who calls, where that is known without waiting; None says nothing."""
+        return None
+
     async def authenticate(self, token: str) -> Principal:
         """Raises AgentsvcError UNAUTHENTICATED for an unknown, expired or revoked token. No I/O for a token seen before."""
         ...

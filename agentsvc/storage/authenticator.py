@@ -11,7 +11,6 @@ import asyncio
 import hmac
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -48,9 +47,9 @@ class CachingAuthenticator(ports.Authenticator):
         self._database = database
         self._timeout = timeout
         self._clock = clock
-        self._static: dict[bytes, Principal] = {}
-        self._principals: OrderedDict[bytes, _Known] = OrderedDict()
-        self._strangers: OrderedDict[bytes, _Known] = OrderedDict()
+        self._static: dict[bytes, _Known] = {}
+        self._principals: dict[bytes, _Known] = {}
+        self._strangers: dict[bytes, _Known] = {}
         self._look_ups: dict[bytes, asyncio.Task[_Known]] = {}
         self._permits = asyncio.Semaphore(_LOOK_UPS)
         self._generation = 0
@@ -58,14 +57,20 @@ class CachingAuthenticator(ports.Authenticator):
 
     def add_static(self, token: str, principal: Principal) -> None:
         """A token of this process alone, in no database (``--dev``)."""
-        self._static[fingerprint(token)] = principal
+        known = self._static[fingerprint(token)] = _Known(principal, math.inf)
+        self._principals[fingerprint(token)] = known
 
     def forget(self) -> None:
         """Asks the database anew about every token."""
         self._generation += 1  # look-ups under way may have read what is no longer true: they are not remembered
-        self._principals.clear()
+        self._principals = self._static.copy()
         self._strangers.clear()
         self._look_ups.clear()
+
+    def recall(self, token: str) -> Principal | None:
+        """Who calls, of a token seen before: a hash and a look-up, for every call there is."""
+        known = self._principals.get(fingerprint(token))
+        return known.principal if known is not None and known.until > self._clock() else None
 
     async def authenticate(self, token: str) -> Principal:
         """Who calls.
@@ -75,20 +80,16 @@ class CachingAuthenticator(ports.Authenticator):
                 known of it and the database is out of reach.
         """
         key = fingerprint(token)
-        if static := self._static.get(key):
-            return static
-        known = self._recall(key) or await self._look_up(key, token)
+        known = self._static.get(key) or self._principals.get(key) or self._stranger(key)
+        if known is None:
+            known = await self._look_up(key, token)
         if known.principal is None or known.until <= self._clock():
             raise AgentsvcError(Reason.UNAUTHENTICATED, "The bearer token is unknown, expired or revoked.")
         return known.principal
 
-    def _recall(self, key: bytes) -> _Known | None:
-        if known := self._principals.get(key):
-            self._principals.move_to_end(key)
-            return known
-        if (stranger := self._strangers.get(key)) and stranger.until > self._clock():
-            return stranger
-        return None
+    def _stranger(self, key: bytes) -> _Known | None:
+        known = self._strangers.get(key)
+        return known if known is not None and known.until > self._clock() else None
 
     async def _look_up(self, key: bytes, token: str) -> _Known:
         token_id = token_id_of(token)
@@ -122,5 +123,5 @@ class CachingAuthenticator(ports.Authenticator):
         if generation == self._generation:
             memory[key] = known
             if len(memory) > _REMEMBERED:
-                memory.popitem(last=False)
+                del memory[next(iter(memory))]  # the oldest; asked for again it is looked up again
         return known

@@ -48,6 +48,7 @@ class BatchingLedger(ports.Ledger):
         self.refused = 0
         self._database = database
         self._config = config
+        self._beginnings: dict[tuple[str, str], tuple[Run, Session | None]] = {}  # that no commit has taken up yet
         self._queue: deque[Entry] = deque()  # everything accepted and not settled
         self._open = 0  # runs that began and have not ended: who may soon share a commit
         self._together = 0  # ends in the last commit: where answers are short, those who share it began a moment ago
@@ -65,13 +66,17 @@ class BatchingLedger(ports.Ledger):
         self._writer = asyncio.create_task(self._write(), name="storage-ledger")
 
     def started(self, tenant_id: str, run: Run, session: Session | None) -> None:
-        """A run began, or goes on in another state: its row is written as it is now, unless it has ended."""
+        """A run began: its row is written with the next commit as it is now, unless it has ended by then.
+
+        Only remembered here, since a first token may be waiting behind it.
+        """
         require_tenant(tenant_id)
-        entry = Entry(tenant_id, run, session, (), _size(run, ()), datetime.now(UTC))
+        self._beginnings[tenant_id, run.run_id] = run, session
         self._open += 1
-        if self._accept(entry) and self._hurry is None:
-            loop = asyncio.get_running_loop()
-            self._hurry = loop.call_later(self._config.start_window, self._arrived.set)
+        if self._closing:
+            self._take_up()
+        elif self._hurry is None:
+            self._hurry = asyncio.get_running_loop().call_later(self._config.start_window, self._hurried)
 
     def ended(self, tenant_id: str, run: Run, messages: Sequence[Message]) -> Future[None]:
         """Its final row and its turn's messages in one transaction. Done after the commit, however long that takes.
@@ -87,7 +92,8 @@ class BatchingLedger(ports.Ledger):
         landed: Future[None] = asyncio.get_running_loop().create_future()
         landed.add_done_callback(_retrieve)
         self._open = max(0, self._open - 1)
-        if self._accept(Entry(tenant_id, run, None, turn, _size(run, turn), now, landed)):
+        _, session = self._beginnings.pop((tenant_id, run.run_id), (None, None))
+        if self._accept(Entry(tenant_id, run, session, turn, _size(run, turn), now, landed)):
             self._arrived.set()
         else:
             landed.set_exception(unavailable())
@@ -99,6 +105,7 @@ class BatchingLedger(ports.Ledger):
         Raises:
             AgentsvcError: STORAGE_UNAVAILABLE after ``timeout``.
         """
+        self._take_up()
         target = self._accepted
         if self._settled >= target:
             return
@@ -112,6 +119,7 @@ class BatchingLedger(ports.Ledger):
 
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - how long the flush may take
         """Accepts nothing more, writes what is left, gives up after ``timeout`` seconds."""
+        self._take_up()
         self._closing = True
         self._arrived.set()
         if self._writer is None:
@@ -119,17 +127,34 @@ class BatchingLedger(ports.Ledger):
         await asyncio.wait({self._writer}, timeout=timeout)
         self._writer.cancel()
         await asyncio.wait({self._writer})
-        if self._queue:
-            _log.error("%d accepted writes are lost: the database was away when the service ended", len(self._queue))
+        if left := len(self._queue) + len(self._beginnings):
+            _log.error("%d accepted writes are lost: the database was away when the service ended", left)
+        self.dropped += len(self._beginnings)
         while self._queue:
             self.dropped += 1
             self._settle_first(unavailable())
 
     # --- the writer -------------------------------------------------------------------------------------------------
-    def _accept(self, entry: Entry) -> bool:
+    def _hurried(self) -> None:
+        self._hurry = None
+        self._arrived.set()
+
+    def _take_up(self) -> None:
+        """Beginnings become entries, as far as there is room. The others wait, or come with their ends."""
+        now = datetime.now(UTC)
+        for key, (run, session) in tuple(self._beginnings.items()):
+            entry = Entry(key[0], run, session, (), _size(run, ()), now)
+            if not self._has_room(entry):
+                break
+            del self._beginnings[key]
+            self._accept(entry)
+
+    def _has_room(self, entry: Entry) -> bool:
         # One that is larger than the whole backlog is taken when nothing else waits: it would never find room.
-        full = self._queue and self.backlog_bytes + entry.size > self._config.backlog_bytes
-        if self._closing or full:
+        return not self._queue or self.backlog_bytes + entry.size <= self._config.backlog_bytes
+
+    def _accept(self, entry: Entry) -> bool:
+        if self._closing or not self._has_room(entry):
             self.dropped += 1
             if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8, ...: an outage must not fill the log as well
                 _log.error("the ledger is full or closed: %d writes dropped so far", self.dropped)
@@ -144,9 +169,7 @@ class BatchingLedger(ports.Ledger):
             await self._arrived.wait()
             if not self._closing:
                 await asyncio.sleep(self._config.batch_window if self._open or self._together > 1 else 0)
-            if self._hurry is not None:
-                self._hurry.cancel()
-                self._hurry = None
+            self._take_up()
             if self._queue:
                 batch = self._batch()
                 await self._settle(batch)

@@ -45,6 +45,7 @@ ADMIN_ONLY: Final = frozenset(
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _BEARER = re.compile(r"[Bb]earer +([!-~]{1,4096})")  # RFC 6750, RFC 9110 11.1: the scheme is case-insensitive
+_USUAL = "Bearer "
 _SEND = "send one metadata entry `authorization: Bearer <token>`."
 
 
@@ -54,8 +55,15 @@ class Call:
 
     principal: Principal
     timeline: Timeline
-    request_id: str
+    _request_id: str  # the caller's; empty when there is none
     context: Context = field(init=False)  # set by the handler's guard: before the message is read there is none
+
+    @property
+    def request_id(self) -> str:
+        """The caller's, or one of ours, which is made when it is first asked for: the first token can do without."""
+        if not self._request_id:
+            self._request_id = new_id("request")
+        return self._request_id
 
     @property
     def deadline(self) -> float | None:
@@ -74,17 +82,44 @@ class Gate(grpc.aio.ServerInterceptor):
         self._authenticator = authenticator
         self._ended = ended
 
-    async def intercept_service(
+    def intercept_service(  # type: ignore[override]  # gRPC only awaits what it returns
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """The method's own handler for those who may call it, one that refuses for the others."""
+    ) -> Awaitable[Handler | None]:
+        """The method's own handler for those who may call it, one that refuses for the others.
+
+        No coroutine for a token that is known: every call comes this way, and nearly all have one.
+        """
         timeline = Timeline()
         method: str = handler_call_details.method
         if method.startswith(OPEN):
-            return await continuation(handler_call_details)
+            return continuation(handler_call_details)
         authorizations, request_id = _read(handler_call_details.invocation_metadata)
+        principal = self._recalled(authorizations)
+        if principal is None or method in ADMIN_ONLY:
+            return self._examined(continuation, handler_call_details, authorizations, request_id, timeline)
+        timeline.reached(Stage.AUTH)
+        call.set(Call(principal, timeline, request_id))
+        return continuation(handler_call_details)
+
+    def _recalled(self, authorizations: Sequence[str]) -> Principal | None:
+        """Who calls, if this is the usual header with a token that is known. What is odd about others, others say."""
+        if len(authorizations) == 1 and authorizations[0].startswith(_USUAL):
+            return self._authenticator.recall(authorizations[0][len(_USUAL) :])
+        return None
+
+    async def _examined(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        details: grpc.HandlerCallDetails,
+        authorizations: Sequence[str],
+        request_id: str,
+        timeline: Timeline,
+    ) -> Handler | None:
+        """The whole way, where it may have to be waited for, or refused."""
+        method: str = details.method
+        request_id = request_id or new_id("request")
         try:
             principal = await self._authenticator.authenticate(_bearer(authorizations))
             if method in ADMIN_ONLY and not principal.is_admin:
@@ -98,7 +133,7 @@ class Gate(grpc.aio.ServerInterceptor):
             return self._refusal(internal(request_id), request_id, method, timeline)
         timeline.reached(Stage.AUTH)
         call.set(Call(principal, timeline, request_id))
-        return await continuation(handler_call_details)
+        return await continuation(details)
 
     def _refusal(self, error: Error, request_id: str, method: str, timeline: Timeline) -> Handler:
         """A handler that answers without reading the request: to gRPC it is one that might have read a stream."""
@@ -127,7 +162,7 @@ def is_cancelled() -> bool:
 
 
 def _read(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[Sequence[str], str]:
-    """The authorization entries, and the request id: the caller's if it is a sane one, else a new one."""
+    """The authorization entries, and the caller's request id if it is a sane one, else an empty one."""
     authorizations: list[str] = []
     request_id = ""
     for key, value in metadata or ():
@@ -135,7 +170,7 @@ def _read(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[Sequence[
             authorizations.append(str(value))
         elif key == REQUEST_ID and _REQUEST_ID.fullmatch(str(value)):
             request_id = str(value)
-    return authorizations, request_id or new_id("request")
+    return authorizations, request_id
 
 
 def _bearer(authorizations: Sequence[str]) -> str:

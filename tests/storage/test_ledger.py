@@ -161,9 +161,7 @@ async def test_the_backlog_of_an_outage_is_bounded(opened: Opening, url: str) ->
     async with opened(timeout=0.05, backlog_bytes=20_000) as storage:
         with out_of_reach(url):
             landed = [storage.ledger.ended("acme", Run(f"r{n}", "demo", text="x" * 2000), ()) for n in range(20)]
-            storage.ledger.started(
-                "acme", Run("late", "demo", text="x" * 2000), None
-            )  # dropped as well, and raises nothing
+            storage.ledger.started("acme", Run("late", "demo", text="x" * 2000), None)  # it costs nothing to wait
             lost = [future for future in landed if future.done()]
             assert 0 < len(lost) < 20
             for future in lost:
@@ -171,10 +169,25 @@ async def test_the_backlog_of_an_outage_is_bounded(opened: Opening, url: str) ->
                     await future
                 assert refusal.value.reason is Reason.STORAGE_UNAVAILABLE
             assert storage.ledger.backlog_bytes <= 20_000
-            assert storage.ledger.dropped == len(lost) + 1
+            assert storage.ledger.dropped == len(lost)
         kept = [future for future in landed if future not in lost]
         await asyncio.gather(*kept)
-        assert len((await storage.runs.list("acme", PageRequest(), Filter())).items) == len(kept)
+        assert len((await storage.runs.list("acme", PageRequest(), Filter())).items) == len(kept) + 1
+
+
+async def test_a_beginning_is_written_by_itself_and_comes_with_its_end_where_that_is_sooner(opened: Opening) -> None:
+    async with opened(start_window=0.02) as storage:
+        run = Run("r1", "demo", "s")
+        storage.ledger.started("acme", run, Session("s", "demo"))
+        assert await storage.ledger.ended("acme", run, said("once")) is None
+        assert (storage.ledger.batches, await texts(storage, "s")) == (1, ["once"])
+        storage.ledger.started("acme", Run("r2", "demo"), None)
+        await asyncio.wait_for(storage.ledger._progress.wait(), 5)
+        assert await storage.runs.get("acme", "r2") is not None
+    async with opened() as storage:
+        storage.ledger.started("acme", Run("r3", "demo"), None)  # and the service goes away at once
+    async with opened() as again:
+        assert await again.runs.get("acme", "r3") is not None
 
 
 async def test_closing_writes_what_is_left_and_accepts_nothing_more(opened: Opening) -> None:

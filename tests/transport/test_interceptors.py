@@ -104,3 +104,15 @@ async def test_the_clock_starts_before_authentication(house: House) -> None:
     question.options.streaming.emit_timings = True
     stages = (await house.agents.Chat(question, metadata=bearer(CALLER))).timings
     assert (stages[0].stage, stages[0].start_us) == ("auth", 0)
+
+
+async def test_a_token_is_asked_about_once_and_an_odd_header_goes_the_whole_way(house: House) -> None:
+    request = v1.ListRunsRequest()
+    await house.agents.ListRuns(request, metadata=bearer(CALLER))
+    asked = house.authenticator.asked
+    await house.agents.ListRuns(request, metadata=bearer(CALLER))
+    assert house.authenticator.asked == asked
+    await house.agents.ListRuns(request, metadata=(("authorization", f"bearer  {CALLER}"),))
+    assert house.authenticator.asked == asked + 1
+    again = await refused(house.agents.ListRuns(request, metadata=(*bearer(CALLER), *bearer(CALLER))))
+    assert again.reason == "UNAUTHENTICATED"
