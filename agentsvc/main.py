@@ -6,7 +6,6 @@ Heavy imports stay inside the commands, so that `agentsvc --help` answers at onc
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import shlex
 import signal
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentsvc import operators
+from agentsvc import operators, process
 from agentsvc.command import CommandError, dev_tools, one_line_errors, run, settings_of
 
 if TYPE_CHECKING:
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 # Read by gRPC when it is loaded, which is later. Its own log repeats what peers send, line ends included: anybody could
 # write lines into ours. Who looks for a fault in gRPC itself sets the variable.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# Its older way to listen: the thread that hands us what is done also reads the sockets. In the newer one these are two
+# threads, and between them lies 5 % of the time to a first token and as much of the CPU of a token or a request.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 cli = typer.Typer(
     name="agentsvc",
@@ -143,6 +145,7 @@ async def _serve(settings: Settings, *, dev: bool) -> None:
         asyncio.get_running_loop().add_signal_handler(number, leave)
     async with service:
         bearer = await furnish(service, settings.dev_token) if dev else ""
+        await asyncio.to_thread(process.settle)
         address = f"{settings.server.address.rpartition(':')[0]}:{service.port}"
         typer.echo(f"agentsvc is ready: gRPC on {address}")
         if dev:
@@ -150,18 +153,7 @@ async def _serve(settings: Settings, *, dev: bool) -> None:
         if settings.admin is not None:
             operators_door = f"{settings.admin.address.rpartition(':')[0]}:{service.admin_port}"
             typer.echo(f"for operators: http://{operators_door}/metrics, /healthz and /readyz")
-        _spare_the_collector()
         await stop.wait()
-
-
-def _spare_the_collector() -> None:
-    """What is there now stays: the collector need not walk through some 500,000 objects again and again.
-
-    Runs make few cycles and free nearly everything by reference count, so it may also look less often.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 def _welcome(address: str, bearer: str) -> None:
