@@ -74,7 +74,13 @@ def _without_nul(value: str | None) -> str | None:
 
 
 def _sqlite_instant(value: datetime | None) -> str | None:
-    return None if value is None else value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    if value is None:
+        return None
+    moment = value if value.tzinfo is UTC else value.astimezone(UTC)
+    return moment.isoformat(" ", "microseconds")[:_NAIVE]  # without the +00:00
+
+
+_NAIVE = len("2026-11-20 17:30:00.000000")
 
 
 metadata = MetaData(
