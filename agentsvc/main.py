@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # Its older way to listen: the thread that hands us what is done also reads the sockets. In the newer one these are two
 # threads, and between them lies 5 % of the time to a first token and as much of the CPU of a token or a request.
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+GRPC_LISTENER: Final = "event_engine_listener"
+os.environ.setdefault("GRPC_EXPERIMENTS", f"-{GRPC_LISTENER}")
 
 cli = typer.Typer(
     name="agentsvc",

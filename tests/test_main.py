@@ -18,7 +18,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from agentsvc.client import AgentClient, AgentError
-from agentsvc.main import cli
+from agentsvc.main import GRPC_LISTENER, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 Typed = Callable[..., Result]
@@ -262,3 +262,10 @@ class TestProvidersOfARunningService:
         with serving(tmp_path, "--dev") as (_, address):
             refused = typed("providers", "--target", address, "--token", "guessed", exit_code=2)
         assert refused.stderr.startswith("agentsvc: UNAUTHENTICATED: ")
+
+
+def test_grpc_still_knows_the_switch_that_is_set_for_it() -> None:
+    """An unknown name is ignored in silence: what it brought would be gone, and nobody told."""
+    from grpc._cython import cygrpc  # type: ignore[attr-defined]  # no stubs
+
+    assert f"\0{GRPC_LISTENER}\0".encode() in Path(cygrpc.__file__).read_bytes()
