@@ -26,7 +26,7 @@ _ANONYMOUS: Final = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw-p [0-9a-f]+ 00:00 0 
 def settle() -> None:
     """What is there now will stay: it is looked after once, and then left alone."""
     _spare_the_collector()
-    with suppress(OSError, ValueError, AttributeError):  # another system, or a sandbox that shows nothing of it
+    with suppress(Exception):  # another system, or a sandbox that shows nothing of it: never worth a failed start
         use_large_pages()
 
 
@@ -46,7 +46,7 @@ def use_large_pages() -> int:
     None where the operator has switched them off for the machine (``never``), or where the kernel cannot (before 6.1).
 
     Raises:
-        OSError, ValueError, AttributeError: this is no Linux, or not all of it can be seen.
+        Exception: not all of it can be seen or reached here; what, differs from sandbox to sandbox.
     """
     if sys.platform != "linux" or "[never]" in (_LARGE_PAGES / "enabled").read_text():
         return 0

@@ -3,7 +3,7 @@
 One task writes. What arrives within ``batch_window`` of an end shares its transaction (a commit costs far more than
 its rows), and nobody waits for company when there is none: no other run is open, and the last commit was of one run
 alone. Beginnings alone wait ``start_window``, and a run that ends before has only one row to be written. Rows are
-made when they are written (entries.py), so the caller pays for none of it. Entries are settled in the order of their
+made when they are written (entries.py), so the caller pays for none of it. Ends are settled in the order of their
 acceptance, and each once: every statement may run again, so a commit whose answer got lost is simply repeated. While
 the database is away entries pile up to ``backlog_bytes``; a row that the database refuses is found by halving its
 batch and dropped alone.
@@ -71,11 +71,12 @@ class BatchingLedger(ports.Ledger):
         Only remembered here, since a first token may be waiting behind it.
         """
         require_tenant(tenant_id)
-        self._beginnings[tenant_id, run.run_id] = run, session
         self._open += 1
         if self._closing:
-            self._take_up()
-        elif self._hurry is None:
+            self._drop()
+            return
+        self._beginnings[tenant_id, run.run_id] = run, session
+        if self._hurry is None:
             self._hurry = asyncio.get_running_loop().call_later(self._config.start_window, self._hurried)
 
     def ended(self, tenant_id: str, run: Run, messages: Sequence[Message]) -> Future[None]:
@@ -92,8 +93,11 @@ class BatchingLedger(ports.Ledger):
         landed: Future[None] = asyncio.get_running_loop().create_future()
         landed.add_done_callback(_retrieve)
         self._open = max(0, self._open - 1)
-        _, session = self._beginnings.pop((tenant_id, run.run_id), (None, None))
-        if self._accept(Entry(tenant_id, run, session, turn, _size(run, turn), now, landed)):
+        beginning = self._beginnings.pop((tenant_id, run.run_id), None)
+        if beginning is not None and beginning[1] is not None:
+            # A session has more turns to come: it must not be lost with its first one, should that be refused.
+            self._accept(_beginning(tenant_id, *beginning, now))
+        if self._accept(Entry(tenant_id, run, None, turn, _size(run, turn), now, landed)):
             self._arrived.set()
         else:
             landed.set_exception(unavailable())
@@ -106,20 +110,23 @@ class BatchingLedger(ports.Ledger):
             AgentsvcError: STORAGE_UNAVAILABLE after ``timeout``.
         """
         self._take_up()
-        target = self._accepted
-        if self._settled >= target:
+        target, late = self._accepted, set(self._beginnings)
+        if self._settled >= target and not late:
             return
         self._arrived.set()
         try:
             async with asyncio.timeout(self._config.timeout):
-                while self._settled < target:
+                while self._settled < target or late:
                     await self._progress.wait()
+                    if late:  # there was no room for them
+                        self._take_up()
+                        late &= self._beginnings.keys()
+                        target = self._accepted
         except TimeoutError:
             raise unavailable() from None
 
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - how long the flush may take
         """Accepts nothing more, writes what is left, gives up after ``timeout`` seconds."""
-        self._take_up()
         self._closing = True
         self._arrived.set()
         if self._writer is None:
@@ -130,6 +137,7 @@ class BatchingLedger(ports.Ledger):
         if left := len(self._queue) + len(self._beginnings):
             _log.error("%d accepted writes are lost: the database was away when the service ended", left)
         self.dropped += len(self._beginnings)
+        self._beginnings.clear()
         while self._queue:
             self.dropped += 1
             self._settle_first(unavailable())
@@ -143,11 +151,11 @@ class BatchingLedger(ports.Ledger):
         """Beginnings become entries, as far as there is room. The others wait, or come with their ends."""
         now = datetime.now(UTC)
         for key, (run, session) in tuple(self._beginnings.items()):
-            entry = Entry(key[0], run, session, (), _size(run, ()), now)
+            entry = _beginning(key[0], run, session, now)
             if not self._has_room(entry):
                 break
             del self._beginnings[key]
-            self._accept(entry)
+            self._enqueue(entry)
 
     def _has_room(self, entry: Entry) -> bool:
         # One that is larger than the whole backlog is taken when nothing else waits: it would never find room.
@@ -155,30 +163,37 @@ class BatchingLedger(ports.Ledger):
 
     def _accept(self, entry: Entry) -> bool:
         if self._closing or not self._has_room(entry):
-            self.dropped += 1
-            if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8, ...: an outage must not fill the log as well
-                _log.error("the ledger is full or closed: %d writes dropped so far", self.dropped)
+            self._drop()
             return False
+        self._enqueue(entry)
+        return True
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8, ...: an outage must not fill the log as well
+            _log.error("the ledger is full or closed: %d writes dropped so far", self.dropped)
+
+    def _enqueue(self, entry: Entry) -> None:
         self._queue.append(entry)
         self.backlog_bytes += entry.size
         self._accepted += 1
-        return True
 
     async def _write(self) -> None:
         while True:
             await self._arrived.wait()
             if not self._closing:
                 await asyncio.sleep(self._config.batch_window if self._open or self._together > 1 else 0)
+            self._arrived.clear()
             self._take_up()
             if self._queue:
                 batch = self._batch()
                 await self._settle(batch)
                 self._together = sum(entry.landed is not None for entry in batch)
-            if self._queue:
-                continue
-            if self._closing:
+            # Beginnings without a timer: it went off during the commit, or there was no room for them.
+            if self._queue or (self._beginnings and self._hurry is None):
+                self._arrived.set()
+            elif self._closing and not self._beginnings:
                 return
-            self._arrived.clear()
 
     def _batch(self) -> Sequence[Entry]:
         sizes = accumulate(entry.size for entry in islice(self._queue, _MAX_ENTRIES))
@@ -244,6 +259,10 @@ def _retrieve(landed: Future[None]) -> None:
     """A failure is logged where it happens; that nobody waited for it is no second one."""
     if not landed.cancelled():
         landed.exception()
+
+
+def _beginning(tenant_id: str, run: Run, session: Session | None, now: datetime) -> Entry:
+    return Entry(tenant_id, run, session, (), _size(run, ()), now)
 
 
 def _size(run: Run, messages: Sequence[Message]) -> int:

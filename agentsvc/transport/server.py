@@ -23,7 +23,7 @@ from agentsvc.transport import compression
 from agentsvc.transport.address import is_loopback
 from agentsvc.transport.agent_admin_service import AgentAdminService
 from agentsvc.transport.agent_service import AgentService
-from agentsvc.transport.grpc_log import leave_out_gone_callers
+from agentsvc.transport.grpc_log import be_calm_about_gone_callers
 from agentsvc.transport.interceptors import Gate, RpcEnded, unwatched
 from agentsvc.transport.methods import bind
 from agentsvc.transport.provider_service import ProviderService
@@ -162,7 +162,7 @@ class Server:
         Raises:
             OSError: the address cannot be listened on.
         """
-        leave_out_gone_callers()
+        be_calm_about_gone_callers()
         with threads_give_way():
             self._server = await self._started()
 

@@ -190,6 +190,58 @@ async def test_a_beginning_is_written_by_itself_and_comes_with_its_end_where_tha
         assert await again.runs.get("acme", "r3") is not None
 
 
+async def test_a_session_outlives_a_first_turn_that_is_refused(storage: Storage) -> None:
+    storage.ledger.started("acme", Run("r1", "demo", "s"), Session("s", "demo"))
+    bad = [Message(Role.USER, (Text("x"),), message_id=b"bad")]  # type: ignore[arg-type]  # a bug
+    with pytest.raises(AgentsvcError):
+        await storage.ledger.ended("acme", Run("r1", "demo", "s"), bad)
+    await storage.ledger.ended("acme", Run("r2", "demo", "s"), said("the next turn"))
+    assert await texts(storage, "s") == ["the next turn"]
+
+
+@ONLY_SQLITE
+async def test_a_session_outlives_a_first_turn_for_which_there_is_no_room(opened: Opening, url: str) -> None:
+    async with opened(timeout=0.05, backlog_bytes=5_000) as storage:
+        with out_of_reach(url):
+            storage.ledger.ended("acme", Run("r0", "demo", text="x" * 2000), ())
+            storage.ledger.started("acme", Run("r1", "demo", "s"), Session("s", "demo"))
+            lost = storage.ledger.ended("acme", Run("r1", "demo", "s", text="x" * 2000), said("lost"))
+            with pytest.raises(AgentsvcError):
+                await lost
+        await storage.ledger.ended("acme", Run("r2", "demo", "s"), said("the next turn"))
+        assert await texts(storage, "s") == ["the next turn"]
+
+
+@ONLY_SQLITE
+async def test_a_beginning_whose_time_comes_during_a_commit_is_written_after_it(opened: Opening, url: str) -> None:
+    async with opened(timeout=0.05, start_window=0.01) as storage:
+        with out_of_reach(url):
+            storage.ledger.ended("acme", Run("r0", "demo"), ())
+            await asyncio.sleep(0.1)  # the commit is under way, and fails
+            storage.ledger.started("acme", Run("long", "demo"), None)
+            await asyncio.sleep(0.1)
+            assert storage.ledger._hurry is None
+        async with asyncio.timeout(5):
+            while storage.ledger._beginnings or storage.ledger.backlog_bytes:
+                await storage.ledger._progress.wait()
+        rows = sqlite3.connect(url.removeprefix("sqlite:///")).execute("SELECT run_id FROM runs").fetchall()
+        assert sorted(rows) == [("long",), ("r0",)]
+
+
+@ONLY_SQLITE
+async def test_beginnings_without_room_are_waited_for_by_readers_and_written_at_the_end(
+    opened: Opening, url: str
+) -> None:
+    async with opened(backlog_bytes=1_200) as storage:
+        for number in range(10):
+            storage.ledger.started("acme", Run(f"r{number}", "demo"), None)
+        assert len((await storage.runs.list("acme", PageRequest(), Filter())).items) == 10
+        for number in range(10, 20):
+            storage.ledger.started("acme", Run(f"r{number}", "demo"), None)
+    rows = sqlite3.connect(url.removeprefix("sqlite:///")).execute("SELECT count(*) FROM runs").fetchall()
+    assert rows == [(20,)]
+
+
 async def test_closing_writes_what_is_left_and_accepts_nothing_more(opened: Opening) -> None:
     async with opened() as storage:
         storage.ledger.ended("acme", Run("r1", "demo"), ())

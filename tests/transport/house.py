@@ -113,6 +113,8 @@ class Authenticator:
         self.known: dict[str, Principal] = {}
 
     def recall(self, token: str) -> Principal | None:
+        if token == "forgotten":
+            raise ZeroDivisionError("the secret inside")
         return self.known.get(token)
 
     async def authenticate(self, token: str) -> Principal:

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # no stubs
 
-from agentsvc.transport.grpc_log import leave_out_gone_callers
+from agentsvc.transport.grpc_log import be_calm_about_gone_callers
 
 # gRPC's own words.
 SAID = "ExecuteBatchError raised in core by servicer method [/agentsvc.v1.AgentService/StreamChat]"
@@ -50,15 +50,21 @@ async def failed_batch() -> BaseException:
     return found
 
 
-async def test_a_failed_batch_of_a_caller_who_left_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_batch_of_a_caller_who_left_is_a_line_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
     failed = await failed_batch()
-    leave_out_gone_callers()
+    be_calm_about_gone_callers()
+    caplog.set_level(logging.INFO)
     log(failed)
-    assert not caplog.records
+    (record,) = caplog.records
+    assert (record.levelno, record.exc_info) == (logging.INFO, None)
+    assert SAID in record.getMessage()
+    caplog.set_level(logging.WARNING)
+    log(failed)
+    assert len(caplog.records) == 1
 
 
 def test_all_else_that_grpc_says_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    leave_out_gone_callers()
+    be_calm_about_gone_callers()
     log(cygrpc.ExecuteBatchError(REFUSED))
     log(ValueError('Failed "execute_batch": not gRPC\'s'))
     cygrpc._LOGGER.error('Failed "execute_batch", said without being raised')

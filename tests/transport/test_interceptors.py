@@ -116,3 +116,8 @@ async def test_a_token_is_asked_about_once_and_an_odd_header_goes_the_whole_way(
     assert house.authenticator.asked == asked + 1
     again = await refused(house.agents.ListRuns(request, metadata=(*bearer(CALLER), *bearer(CALLER))))
     assert again.reason == "UNAUTHENTICATED"
+
+
+async def test_a_bug_in_what_is_remembered_is_no_way_in(house: House) -> None:
+    refusal = await refused(house.agents.ListRuns(v1.ListRunsRequest(), metadata=bearer("forgotten")))
+    assert (refusal.code, refusal.reason) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
