@@ -1,17 +1,20 @@
-"""The events that every run has, packed by hand: run_started, deltas, step_completed, generation_completed, run_finished.
+"""The events that a run usually has, packed by hand: run_started, deltas, timings, step_completed, generation_completed,
+run_finished.
 
-Through protobuf's Python objects one of them costs 4 us, here 1 us; that the bytes are the same is a property test. What
-is rare (errors, timings, texts too long to send) goes the usual way: a packer that cannot pack says so with None.
+Through protobuf's Python objects one of them costs 4 us, here 1 us, and timings, with ten stages, 15 us; that the bytes
+are the same is a property test. What is rare (errors, texts too long to send) goes the usual way: a packer that cannot
+pack says so with None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from agentsvc import v1
 from agentsvc.domain import events as ev
 from agentsvc.domain.messages import Cost, Usage
+from agentsvc.domain.timeline import StageTiming
 from agentsvc.transport import codec_values as values
 
 Packer = Callable[[Any], bytes | None]
@@ -88,10 +91,29 @@ def _step_completed(e: ev.StepCompleted) -> bytes:
 
 
 def _generation_completed(e: ev.GenerationCompleted) -> bytes | None:
-    if e.timings or len(e.text) > MOST_CHARACTERS:
+    if len(e.text) > MOST_CHARACTERS:
         return None
     reason = _number(2, values.finish_reasons.wire[e.finish_reason])
-    return _text(1, e.text) + reason + _number(3, e.total_steps) + _message(4, _usage(e.usage))
+    return b"%b%b%b%b%b" % (
+        _text(1, e.text),
+        reason,
+        _number(3, e.total_steps),
+        _message(4, _usage(e.usage)),
+        _stages(5, e.timings),
+    )
+
+
+def _timings(e: ev.Timings) -> bytes:
+    return _stages(1, e.stages)
+
+
+def _stages(field: int, stages: Iterable[StageTiming]) -> bytes:
+    return b"".join([_message(field, _stage(stage)) for stage in stages])
+
+
+def _stage(stage: StageTiming) -> bytes:
+    critical = _number(4, stage.critical)
+    return b"%b%b%b%b" % (_text(1, stage.stage), _number(2, stage.start_us), _number(3, stage.duration_us), critical)
 
 
 def _run_finished(e: ev.RunFinished) -> bytes | None:
@@ -155,6 +177,7 @@ PACKERS: Final[Mapping[type[ev.Event], tuple[int, Packer]]] = {
     ev.TextDelta: (v1.ChatEvent.TEXT_DELTA_FIELD_NUMBER, _delta),
     ev.ReasoningDelta: (v1.ChatEvent.REASONING_DELTA_FIELD_NUMBER, _delta),
     ev.RunStarted: (v1.ChatEvent.RUN_STARTED_FIELD_NUMBER, _run_started),
+    ev.Timings: (v1.ChatEvent.TIMINGS_FIELD_NUMBER, _timings),
     ev.StepCompleted: (v1.ChatEvent.STEP_COMPLETED_FIELD_NUMBER, _step_completed),
     ev.GenerationCompleted: (v1.ChatEvent.GENERATION_COMPLETED_FIELD_NUMBER, _generation_completed),
     ev.RunFinished: (v1.ChatEvent.RUN_FINISHED_FIELD_NUMBER, _run_finished),
