@@ -41,6 +41,7 @@ from agentsvc.engine.transcript import Transcript
 
 _log = logging.getLogger(__name__)
 _DEADLINE_SLACK = 0.05  # seconds
+_BEHIND = 0.001  # seconds
 _COMMIT_WAIT = 1.0  # seconds run_finished waits for the commit before it says persisted = false
 
 
@@ -71,6 +72,7 @@ class Live:
         "_running",
         "_settled",
         "_task",
+        "_timings_timer",
         "_transcript",
         "conversation",
         "journal",
@@ -119,6 +121,7 @@ class Live:
         self._commit_timer: asyncio.TimerHandle | None = None
         self._leave_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
+        self._timings_timer: asyncio.TimerHandle | None = None  # while they are owed
         self._limit = math.inf, WALL_CLOCK
         self._new_session: Session | None = None
         self._task: asyncio.Task[None] | None = None
@@ -220,6 +223,7 @@ class Live:
                 raise  # the loop is being torn down: nobody is left to tell
             ending = self._bug()
         self._announce()
+        self._tell_timings()
         # Whatever a cancelled library made of it on its way out: the one who stopped the run said why.
         self._settle(self._cause or ending)
         self._finish_after_commit()
@@ -262,6 +266,8 @@ class Live:
                     return self._cause  # a library below us swallowed the cancellation
                 if not journal.last:
                     self._announce()
+                if self._timings_timer is not None:
+                    self._tell_timings()
                 if type(event) is GenerationCompleted:
                     # The session is free and its history readable before anybody learns that the answer is final.
                     self._settle(COMPLETED)
@@ -272,12 +278,20 @@ class Live:
                         self.timeline.held_back()
                 append(event, transcript.step)
                 if answers and show_timings:
-                    append(Timings(self.timeline.timings()), transcript.step)
+                    # Behind the delta and not in its way: it may be waiting until gRPC is done with run_started.
+                    self._timings_timer = asyncio.get_running_loop().call_later(_BEHIND, self._tell_timings)
                 if in_step and journal.ahead and not self._settled:
                     waiting = self.timeline.clock()
                     await journal.keep_step()
                     self.timeline.waited(waiting)
         return COMPLETED
+
+    def _tell_timings(self) -> None:
+        """The timings, if they are owed: a moment after the first delta, and before whatever follows it."""
+        timer, self._timings_timer = self._timings_timer, None
+        if timer is not None:
+            timer.cancel()
+            self.journal.append(Timings(self.timeline.timings()), self._transcript.step)
 
     def _position(self) -> int:
         """The last sequence given out. run_started and its notes come before everything, whenever they leave."""

@@ -33,6 +33,7 @@ from agentsvc.domain.ports import Filter, PageRequest
 from agentsvc.domain.providers import Capabilities
 from agentsvc.domain.runs import Run, RunOptions, RunRequest, ToolChoice, ToolChoiceMode
 from agentsvc.domain.timeline import Timeline
+from agentsvc.engine.endings import CANCELLED
 from agentsvc.engine.tools import tool
 from tests.engine.fakes import (
     ALICE,
@@ -40,6 +41,7 @@ from tests.engine.fakes import (
     MALLORY,
     USAGE,
     House,
+    Move,
     call,
     calls,
     check_end,
@@ -121,6 +123,27 @@ async def test_emit_timings_follow_the_first_delta() -> None:
     stages = [timing.stage for timing in of(events, Timings)[0].stages]
     assert stages[-1] == "prompt"
     assert of(events, GenerationCompleted)[0].timings
+
+
+async def test_timings_are_told_although_nothing_follows_the_first_delta() -> None:
+    house = House([TextDelta("a"), FOREVER])
+    live = await house.start(options=RunOptions(streaming=StreamingOptions(emit_timings=True)))
+
+    events = await read_until(live.reader(), Timings)  # of their own accord, however long the vendor thinks now
+
+    assert [type(event) for event in events] == [RunStarted, TextDelta, Timings]
+    live.stop(CANCELLED)
+
+
+@pytest.mark.parametrize("after", [FOREVER, failed()])
+async def test_timings_that_are_owed_come_before_every_end(after: Move) -> None:
+    house = House([TextDelta("a"), after])
+    live = await house.start(options=RunOptions(streaming=StreamingOptions(emit_timings=True)))
+
+    await read_until(live.reader(), TextDelta)
+    live.stop(CANCELLED)
+
+    assert [type(event) for event in await read(live)] == [RunStarted, TextDelta, Timings, RunFinished]
 
 
 async def test_options_lie_over_the_agents() -> None:
