@@ -11,7 +11,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from contextlib import aclosing
 from time import monotonic
 
 from agentsvc.domain.agents import Session
@@ -260,7 +259,8 @@ class Live:
         in_step = self._in_step
         held_back, show_timings = bool(plan.streaming.text_buffer_size), plan.streaming.emit_timings
         first = held_back or show_timings
-        async with aclosing(converse(plan, transcript, self.timeline, self._position)) as events:
+        events = converse(plan, transcript, self.timeline, self._position)
+        try:
             async for event in events:
                 if self._cause is not None:
                     return self._cause  # a library below us swallowed the cancellation
@@ -284,6 +284,8 @@ class Live:
                     waiting = self.timeline.clock()
                     await journal.keep_step()
                     self.timeline.waited(waiting)
+        finally:  # aclosing, without its two coroutines
+            await events.aclose()
         return COMPLETED
 
     def _tell_timings(self) -> None:

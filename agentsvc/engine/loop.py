@@ -82,11 +82,14 @@ async def _steps(
             before = position()
             hearing = Hearing(route.current, request, step, transcript, meter, timeline, with_notes=notes)
             try:
-                async with aclosing(route.current.model.stream(request, timeline)) as batches:
+                batches = route.current.model.stream(request, timeline)
+                try:
                     async for batch in batches:
                         for event in hearing.events(batch):
                             yield event
                         hearing.check()
+                finally:  # aclosing, without its two coroutines
+                    await batches.aclose()
                 calls = transcript.answer.calls
                 for call in calls:
                     _check_arguments(call, route.current.model.provider)

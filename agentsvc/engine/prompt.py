@@ -47,6 +47,8 @@ def recent(messages: Sequence[Message], options: MemoryOptions) -> Sequence[Mess
 
     A cut between a tool call and its result is something every vendor refuses.
     """
+    if not messages:
+        return ()
     last = DEFAULT_LAST_MESSAGES if options.last_messages is None else options.last_messages
     tail = messages[max(0, len(messages) - last) :]
     opening = next((i for i, message in enumerate(tail) if message.role is Role.USER), len(tail))

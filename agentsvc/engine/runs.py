@@ -184,7 +184,7 @@ class Runs:
         )
         timeline.reached(Stage.AGENT)
         run_id = new_id("run")
-        conversation = await self._conversation(tenant, request)
+        conversation = self._opened(tenant, request) or await self._known(tenant, request)
         if self._draining:  # since the last await: whoever counts the runs that are left has not seen this one
             raise refusals.going_away()
         draft = self._planner.draft(prepared, request, conversation)
@@ -196,10 +196,14 @@ class Runs:
             conversation.release(run_id, ())
             raise
 
-    async def _conversation(self, tenant: str, request: RunRequest) -> Conversation:
-        """The session the call names, or a new one."""
-        if not request.session_id:
-            return self._sessions.begin(tenant, request.agent_id, request.user_id, keep=request.store)
+    def _opened(self, tenant: str, request: RunRequest) -> Conversation | None:
+        """A new session, unless the call names one."""
+        if request.session_id:
+            return None
+        return self._sessions.begin(tenant, request.agent_id, request.user_id, keep=request.store)
+
+    async def _known(self, tenant: str, request: RunRequest) -> Conversation:
+        """The session the call names."""
         conversation = self._sessions.cached(tenant, request.session_id) or await self._sessions.load(
             tenant, request.session_id
         )

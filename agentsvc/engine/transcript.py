@@ -117,6 +117,9 @@ class Answer:
         return "".join((*self.reasoning, *self.text, *calls))
 
 
+_NONE_YET = Answer()
+
+
 class Transcript:
     """The messages of one run, and the answer in the making. ``close`` makes it whole at any moment."""
 
@@ -139,7 +142,7 @@ class Transcript:
     def __init__(self) -> None:
         self.started_unrepeatable = False  # a tool that must not run twice was started: the run's error is final
         self.messages: list[Message] = []
-        self.answer = Answer()
+        self.answer = _NONE_YET
         self.step = 0
         self.text = ""
         self.finish_reason: FinishReason | None = None

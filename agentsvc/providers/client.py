@@ -6,6 +6,7 @@ One request on one of them is an Exchange; who asks is a BoundModel (``models.py
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Protocol, Self
 from weakref import WeakSet
@@ -44,6 +45,7 @@ class ProviderClient:
         self._public_only = public_only
         self._connector: Connector | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout)
         self._addresses: dict[str, Address] = {}
         self._warmth: asyncio.Task[None] | None = None
 
@@ -63,7 +65,7 @@ class ProviderClient:
             self._session = aiohttp.ClientSession(
                 connector=self._connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout),
+                timeout=self._timeout,
                 trust_env=False,
             )
         return self._session
@@ -77,17 +79,17 @@ class ProviderClient:
             address = self._addresses[url] = Address(url, self.session)
         return address
 
-    async def connect(self, address: Address, flight: Flight) -> Connection:
+    def connect(self, address: Address, flight: Flight) -> Awaitable[Connection]:
         """A connection for ``flight``, kept or new.
 
         Raises:
             aiohttp.ClientError, OSError: there is none to be had.
             RuntimeError: the client is closed.
         """
-        session = self.session
-        if session.closed or self._connector is None:
+        connector = self._connector  # there was a session to make the address
+        if connector is None or connector.closed:
             raise RuntimeError("closed")
-        return await self._connector.board(flight, address, session.timeout)
+        return connector.board(flight, address, self._timeout)
 
     def stats(self) -> PoolStats:
         """The gauges and counters now."""

@@ -14,6 +14,7 @@ from agentsvc.domain.errors import Error, Reason
 from agentsvc.domain.events import ModelEvent
 from agentsvc.domain.ports import ModelRequest
 from agentsvc.domain.providers import Capabilities
+from agentsvc.domain.quick import quick
 from agentsvc.providers.errors import Vendor
 from agentsvc.providers.sse import LINE_LIMIT
 
@@ -31,6 +32,7 @@ class Endpoint:
     extra: Mapping[str, str] = field(default_factory=dict, repr=False)  # some of it is secret, too
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """A request ready to be sent; ``body`` is JSON bytes."""

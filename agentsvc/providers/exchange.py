@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import aiohttp
-from aiohttp.connector import Connection
 from yarl import URL
 
 from agentsvc.domain.errors import Error, ProviderError, Reason
@@ -22,7 +21,6 @@ from agentsvc.domain.events import (
     ToolCallStarted,
 )
 from agentsvc.domain.timeline import Timeline
-from agentsvc.providers.address import Address
 from agentsvc.providers.client import ProviderClient
 from agentsvc.providers.connection import Flight
 from agentsvc.providers.dialect import Decoder, HttpRequest
@@ -101,7 +99,11 @@ class Exchange:
         try:
             address = client.address(request.url)
             head = address.head(request.headers, len(request.body))
-            connection = await self._board(address, flight)
+            if (patience := self.stall.patience) is None:
+                connection = await client.connect(address, flight)
+            else:  # a further attempt: only as long as there is some left
+                async with asyncio.timeout(patience):
+                    connection = await client.connect(address, flight)
             try:
                 if self.stall.fired:
                     raise TimeoutError
@@ -124,13 +126,6 @@ class Exchange:
         if response.status != 200:
             raise await self._refusal(response)
         return response
-
-    async def _board(self, address: Address, flight: Flight) -> Connection:
-        """A connection; for a further attempt only as long as there is patience."""
-        if (left := self.stall.patience) is None:
-            return await self._client.connect(address, flight)
-        async with asyncio.timeout(left):
-            return await self._client.connect(address, flight)
 
     async def _refusal(self, response: Response) -> ProviderError:
         """What a status that is not 200 means; the body is read as far as it is worth it."""

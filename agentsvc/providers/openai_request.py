@@ -83,7 +83,9 @@ def provider_options(generation: GenerationOptions, reserved: Iterable[str]) -> 
     Raises:
         AgentsvcError: INVALID_FIELD for one of ``reserved``: agentsvc would no longer know what it asked for.
     """
-    own = dict(generation.provider_options or {})
+    if not generation.provider_options:
+        return {}
+    own = dict(generation.provider_options)
     for name in reserved:
         if name in own:
             raise invalid_field(f"options.provider_options.{name}", "is not an option; agentsvc sets it itself")

@@ -64,17 +64,15 @@ def run_request(request: v1.StreamChatRequest | v1.ChatRequest, deadline: float 
     The fingerprint is made only where there is a request_id to tell apart, and is the same for both calls: their fields
     have the same numbers. It clears ``request.request_id``.
     """
-    request_id, store = request.request_id, request.store if request.HasField("store") else True
+    request_id = request.request_id
     text: tuple[Part, ...] = (Text(request.message),) if request.message else ()
-    fingerprint = _fingerprint(request) if request_id else ""
     said = RunRequest(
         request.agent_id,
         text,
         request.session_id,
-        store=store,
         user_id=request.user_id,
         request_id=request_id,
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint(request) if request_id else "",
         deadline=deadline,
     )
     # Nearly every question is a text and ids, and each look at a field that is not set makes an empty one.
@@ -82,6 +80,7 @@ def run_request(request: v1.StreamChatRequest | v1.ChatRequest, deadline: float 
         return said
     return replace(
         said,
+        store=request.store if request.HasField("store") else True,
         parts=text + values.from_parts(request.parts, "parts"),
         history=tuple(from_message(m, f"history[{i}]") for i, m in enumerate(request.history)) or None,
         instructions=request.instructions if request.HasField("instructions") else None,

@@ -162,11 +162,11 @@ def _text(field: int, text: str) -> bytes:
     if not text:
         return b""
     raw = text.encode()
-    return b"%b%b%b" % (_tag(field, _BYTES), varint(len(raw)), raw)
+    return b"%c%b%b" % (field << 3 | _BYTES, varint(len(raw)), raw)
 
 
 def _message(field: int, content: bytes) -> bytes:
-    return b"%b%b%b" % (_tag(field, _BYTES), varint(len(content)), content)
+    return b"%c%b%b" % (field << 3 | _BYTES, varint(len(content)), content)
 
 
 DELTAS: Final[Mapping[type[ev.Event], int]] = {
