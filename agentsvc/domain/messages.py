@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from agentsvc.domain.quick import quick
 
@@ -129,6 +129,10 @@ class Usage:
     def total_tokens(self) -> int:
         """What a token budget counts."""
         return self.input_tokens + self.output_tokens
+
+
+NO_USAGE: Final = Usage()
+"""Nothing was spent, or nothing is known."""
 
 
 @quick

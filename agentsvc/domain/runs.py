@@ -11,7 +11,7 @@ from typing import Any
 from agentsvc.domain.agents import Budget, GenerationOptions, MemoryOptions, ModelRef, StreamingOptions
 from agentsvc.domain.errors import Error
 from agentsvc.domain.events import BudgetKind, RunState
-from agentsvc.domain.messages import Cost, FinishReason, Message, Part, ToolCall, Usage
+from agentsvc.domain.messages import NO_USAGE, Cost, FinishReason, Message, Part, ToolCall, Usage
 from agentsvc.domain.quick import quick
 
 
@@ -135,7 +135,7 @@ class Run:
     text: str = ""
     partial_text: str = ""
     finish_reason: FinishReason | None = None
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     cost: Cost | None = None
     error: Error | None = None
     budget_kind: BudgetKind | None = None

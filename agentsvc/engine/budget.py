@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentsvc.domain.agents import Budget
 from agentsvc.domain.events import BudgetKind
-from agentsvc.domain.messages import Usage
+from agentsvc.domain.messages import NO_USAGE, Usage
 from agentsvc.engine.prices import EXACT, Tariff
 
 _PER_TOKEN = 4  # characters
@@ -35,7 +35,7 @@ class Meter:
         self._kind = BudgetKind.TOKENS  # of the limit that the characters left belong to
         self._tariff: Tariff | None = None
         self._spent = 0  # millionths of a micro
-        self.usage = Usage()
+        self.usage = NO_USAGE
 
     def begin_step(self, prompt_tokens: int, tariff: Tariff | None = None) -> None:
         """A request of about ``prompt_tokens`` is about to leave, to a model that costs ``tariff``.

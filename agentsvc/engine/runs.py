@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -74,7 +74,7 @@ class Runs:
         self.on_ended: Callable[[Live], None] = lambda _: None
         self.lag_since: Callable[[int], int] = lambda _: 0
 
-    async def start(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Live:
+    def start(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Awaitable[Live]:
         """Starts a run, or joins the one that the same ``request_id`` started before.
 
         Everything that can be refused is refused here, before a run exists.
@@ -84,7 +84,10 @@ class Runs:
                 CAPABILITY_MISSING, REQUEST_ID_REUSED, STORAGE_UNAVAILABLE, LIMIT_EXCEEDED, OVERLOADED, DRAINING.
         """
         if not request.request_id:
-            return await self._start(principal, request, timeline)
+            return self._start(principal, request, timeline)
+        return self._start_once(principal, request, timeline)
+
+    async def _start_once(self, principal: Principal, request: RunRequest, timeline: Timeline) -> Live:
         key = principal.tenant_id, request.request_id
         while (earlier := self._by_request.get(key)) is not None:
             if (live := await asyncio.shield(earlier)) is not None:

@@ -14,6 +14,7 @@ from agentsvc.domain.events import (
     ToolStatus,
 )
 from agentsvc.domain.messages import (
+    NO_USAGE,
     FinishReason,
     Message,
     MessageStatus,
@@ -146,7 +147,7 @@ class Transcript:
         self.step = 0
         self.text = ""
         self.finish_reason: FinishReason | None = None
-        self.usage = Usage()
+        self.usage = NO_USAGE
         self.requests: list[tuple[str, str, Usage]] = []  # provider, model and usage: each has its price
         self._provider = ""
         self._call_ids: set[str] = set()
@@ -257,7 +258,7 @@ class Transcript:
     def _count(self, answer: Answer) -> Usage:
         """The vendor's count, with our estimate in the place of what it did not give; never 0/0 by accident."""
         assert self._request is not None  # noqa: S101 - only inside a step
-        told, output = answer.usage or Usage(), answer.output
+        told, output = answer.usage or NO_USAGE, answer.output
         knows_input = told.input_tokens or told.cached_input_tokens or told.cache_write_tokens
         if knows_input and (told.output_tokens or not output):
             return told

@@ -99,24 +99,26 @@ class Flight:
         self.wire: Wire | None = None
         self.transport: asyncio.Transport | None = None
 
-    def send(self, head: bytes, body: bytes) -> None:
-        """Hands the request to the connection it has boarded, which waits for its answer from now on.
+    def send(self, head: bytes, body: bytes) -> Wire:
+        """Hands the request to the connection it has boarded and returns that: it waits for its answer from now on.
 
         Raises:
             ConnectionError: that was lost meanwhile.
         """
-        if self.wire is None or self.transport is None or self.transport.is_closing():
+        wire, transport = self.wire, self.transport
+        if wire is None or transport is None or transport.is_closing():
             raise ConnectionResetError
-        self.wire.set_response_params(read_until_eof=True)
-        self.transport.write(head + body)
+        wire.set_response_params(read_until_eof=True)
+        transport.write(head + body)
         self.sent_ns = perf_counter_ns()
+        return wire
 
     def board(self, connection: Connection) -> None:
         """The pool gave it a connection."""
         self.connected_ns = perf_counter_ns()
-        self.wire, self.transport = cast("Wire", connection.protocol), connection.transport
-        self.wire.heard = False
-        self.wire.busy = True
+        wire: Wire = connection.protocol  # type: ignore[assignment]  # the connector makes no others
+        self.wire, self.transport = wire, connection.transport
+        wire.heard, wire.busy = False, True
 
     @property
     def found_dead(self) -> bool:

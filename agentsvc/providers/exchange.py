@@ -107,9 +107,9 @@ class Exchange:
             try:
                 if self.stall.fired:
                     raise TimeoutError
-                flight.send(head, request.body)
+                wire = flight.send(head, request.body)
                 self.stall.start()
-                response = await Response.on(connection)
+                response = await Response.on(wire, connection)
             except BaseException:
                 connection.close()
                 raise

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self, cast
+from typing import Self
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -38,13 +38,12 @@ class Response:
         content.on_eof(self._ended)
 
     @classmethod
-    async def on(cls, connection: Connection) -> Self:
-        """The answer to what was sent on ``connection``, when its head is here.
+    async def on(cls, wire: Wire, connection: Connection) -> Self:
+        """The answer to what was sent on ``wire``, when its head is here. ``connection`` is the pool's hold on it.
 
         Raises:
             NotHttpError, aiohttp.ClientError, OSError: there is none.
         """
-        wire = cast("Wire", connection.protocol)
         try:
             while True:
                 head, content = await wire.read()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from agentsvc import v1
@@ -81,8 +81,8 @@ class AgentService:
         run = await self._runs.cancel(call.principal, request.run_id)
         return v1.CancelRunResponse(run=resources.to_run(run))
 
-    async def _start(self, request: v1.StreamChatRequest | v1.ChatRequest, call: Call) -> Live:
-        return await self._runs.start(call.principal, requests.run_request(request, call.deadline), call.timeline)
+    def _start(self, request: v1.StreamChatRequest | v1.ChatRequest, call: Call) -> Awaitable[Live]:
+        return self._runs.start(call.principal, requests.run_request(request, call.deadline), call.timeline)
 
 
 def _timings(journal: Journal) -> Sequence[v1.StageTiming]:
