@@ -68,13 +68,14 @@ class Timeline:
     are in ``answers``. ``clock`` is what they are read from.
     """
 
-    __slots__ = ("_cut", "_stages", "answered", "answers", "clock", "started_ns", "waited_ns")
+    __slots__ = ("_cut", "_stages", "_timings", "answered", "answers", "clock", "started_ns", "waited_ns")
 
     def __init__(self, started_ns: int | None = None, clock: Callable[[], int] = perf_counter_ns) -> None:
         self.clock = clock
         self.started_ns = clock() if started_ns is None else started_ns
         self._cut = self.started_ns
         self._stages: list[tuple[str, int, int, bool]] = []
+        self._timings: tuple[StageTiming, ...] = ()  # made when asked for, since most are asked for twice
         self.waited_ns = 0
         self.answered = False
         self.answers: list[AnswerTiming] = []
@@ -84,6 +85,7 @@ class Timeline:
         now = self.clock() if at_ns is None else max(at_ns, self._cut)
         self._stages.append((stage, self._cut, now, True))
         self._cut = now
+        self._timings = ()
 
     def held_back(self) -> None:
         """The first token leaves only now: what a buffer held it back for belongs to the last critical stage."""
@@ -93,6 +95,7 @@ class Timeline:
             if critical:
                 self._stages[position] = stage, start, now, True
                 self._cut = now
+                self._timings = ()
                 return
 
     def waited(self, since_ns: int) -> None:
@@ -109,8 +112,10 @@ class Timeline:
 
     def timings(self) -> tuple[StageTiming, ...]:
         """The stages so far. Starts are truncated and durations are differences of truncated ends, so sums hold exactly."""
-        origin = self.started_ns
-        return tuple(
-            StageTiming(stage, (start - origin) // 1000, (end - origin) // 1000 - (start - origin) // 1000, critical)
-            for stage, start, end, critical in self._stages
-        )
+        if not self._timings:
+            origin = self.started_ns
+            self._timings = tuple(
+                StageTiming(name, (start - origin) // 1000, (end - origin) // 1000 - (start - origin) // 1000, critical)
+                for name, start, end, critical in self._stages
+            )
+        return self._timings

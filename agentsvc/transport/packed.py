@@ -14,7 +14,7 @@ from typing import Any, Final
 from agentsvc import v1
 from agentsvc.domain import events as ev
 from agentsvc.domain.messages import Cost, Usage
-from agentsvc.domain.timeline import StageTiming
+from agentsvc.domain.timeline import Stage, StageTiming
 from agentsvc.transport import codec_values as values
 
 Packer = Callable[[Any], bytes | None]
@@ -23,15 +23,16 @@ MOST_CHARACTERS: Final = 1_000_000
 """Of a text in one event. A default gRPC client receives 4 MiB, and so many characters are at most 4 MB of UTF-8."""
 
 _BYTES = 2  # the wire type of what has a length
-_SHORT: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(1 << 14)]
+_FEW: Final = 1 << 14
+_SHORT: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_FEW)]
 
 
 def varint(number: int) -> bytes:
     """A number as protobuf writes it; ValueError for a negative one, of which we have none."""
+    if 0 <= number < _FEW:
+        return _SHORT[number]
     if number < 0:
         raise ValueError("a negative number")
-    if number < 1 << 14:
-        return _SHORT[number]
     if number < 1 << 21:
         return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
     if number < 1 << 28:  # four and a half minutes in microseconds
@@ -112,8 +113,9 @@ def _stages(field: int, stages: Iterable[StageTiming]) -> bytes:
 
 
 def _stage(stage: StageTiming) -> bytes:
+    name = _STAGES.get(stage.stage) or _text(1, stage.stage)
     critical = _number(4, stage.critical)
-    return b"%b%b%b%b" % (_text(1, stage.stage), _number(2, stage.start_us), _number(3, stage.duration_us), critical)
+    return b"%b%b%b%b" % (name, _number(2, stage.start_us), _number(3, stage.duration_us), critical)
 
 
 def _run_finished(e: ev.RunFinished) -> bytes | None:
@@ -155,6 +157,8 @@ def _tag(field: int, kind: int) -> bytes:
 
 
 def _number(field: int, number: int) -> bytes:
+    if 0 < number < _FEW:
+        return _SHORT[field << 3] + _SHORT[number]
     return _SHORT[field << 3] + varint(number) if number else b""
 
 
@@ -163,6 +167,9 @@ def _text(field: int, text: str) -> bytes:
         return b""
     raw = text.encode()
     return b"%c%b%b" % (field << 3 | _BYTES, varint(len(raw)), raw)
+
+
+_STAGES: Final = {stage.value: _text(1, stage.value) for stage in Stage}
 
 
 def _message(field: int, content: bytes) -> bytes:
