@@ -7,7 +7,6 @@ and passes on what comes out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from agentsvc.domain.errors import ProviderError
 from agentsvc.domain.events import Annotation, Event, ModelEvent, ModelFailed, ModelFinished, TextDelta
@@ -68,7 +67,7 @@ class Hearing:
         if len(batch) == 1 and type(text := batch[0]) is TextDelta:  # nearly always
             self._answer.said(text)
             self._characters = len(text.text)
-            return cast("Sequence[Event]", batch)
+            return batch  # type: ignore[return-value]  # of one event that callers see
         self._characters = 0
         return [heard for event in batch if (heard := self._heard(event)) is not None]
 

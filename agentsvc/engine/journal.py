@@ -236,9 +236,10 @@ class Journal:
             await self._room
 
     def caught_up(self, cursor: int) -> None:
-        """A reader has taken everything up to ``cursor``."""
-        self.taken = max(self.taken, cursor)
-        self._go_on()
+        """A reader has taken everything up to ``cursor``, as the first of all."""
+        self.taken = cursor
+        if self._room is not None:
+            self._go_on()
 
     def joined(self) -> None:
         """A reader that takes what it is given has come."""
@@ -277,11 +278,12 @@ class Reader:
             AgentsvcError: SLOW_CONSUMER when the reader fell off the cap.
         """
         journal = self.journal
+        if self.cursor == journal.last:
+            return []  # asked after every write, and nearly always so
         entries = journal.since(self.cursor)
-        if entries:
-            self.cursor += len(entries)
-            if self.cursor > journal.taken:
-                journal.caught_up(self.cursor)
+        self.cursor += len(entries)
+        if self.cursor > journal.taken:
+            journal.caught_up(self.cursor)
         return entries
 
     def elapsed_us(self) -> int:

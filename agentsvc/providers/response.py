@@ -76,9 +76,9 @@ class Response:
             return b""  # of 204 and 304; it has no buffer
         buffer = content._buffer
         if not buffer:
-            if (broken := content.exception()) is not None:
-                raise broken
-            return b"" if content.at_eof() else None
+            if content._exception is not None:
+                raise content._exception
+            return b"" if content._eof else None
         data = buffer.popleft() if len(buffer) == 1 else b"".join(buffer)
         buffer.clear()
         content._size = 0

@@ -24,6 +24,7 @@ MOST_CHARACTERS: Final = 1_000_000
 
 _BYTES = 2  # the wire type of what has a length
 _FEW: Final = 1 << 14
+_SOME: Final = 1 << 13  # bytes of a text whose envelope is written in one go: its own bytes come on top
 _SHORT: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_FEW)]
 
 
@@ -56,16 +57,18 @@ def envelope(sequence: int, elapsed_us: int, step: int, field: int, content: byt
 def delta(sequence: int, elapsed_us: int, step: int, field: int, text: str) -> bytes:
     """The same in one go for what most events are: a delta, with all four above zero."""
     raw = text.encode()
-    content = b"\n%b%b" % (varint(len(raw)), raw) if raw else b""
-    event = b"\x08%b\x10%b\x18%b%c%b%b" % (
-        varint(sequence),
+    if not 0 < len(raw) < _SOME or sequence >= _FEW or step >= _FEW:
+        return envelope(sequence, elapsed_us, step, field, _text(1, text))
+    event = b"\x08%b\x10%b\x18%b%c%b\n%b%b" % (
+        _SHORT[sequence],
         varint(elapsed_us),
-        varint(step),
+        _SHORT[step],
         field << 3 | _BYTES,
-        varint(len(content)),
-        content,
+        _SHORT[1 + len(_SHORT[len(raw)]) + len(raw)],
+        _SHORT[len(raw)],
+        raw,
     )
-    return b"\n%b%b" % (varint(len(event)), event)
+    return b"\n%b%b" % (_SHORT[len(event)], event)
 
 
 def _delta(e: ev.TextDelta | ev.ReasoningDelta) -> bytes:

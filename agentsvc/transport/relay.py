@@ -133,19 +133,21 @@ class Relay:
 
     def _following(self) -> bytes | None:
         """What is to be written next; None: nothing for now, or for ever."""
-        entries, reader = self._entries, self._reader
-        if not entries:
-            if (end := reader.end) is not None:
-                self.over.set_result(end)
-                return None
-            before = reader.cursor
-            entries.extend(reader.take())
-            if self._streams.draining is not None and not self._told and before:
-                self._told = True
-                return self._beside(self._streams.draining, before)
-            if not entries:
-                return None
-        return entries.popleft()
+        entries, reader, draining = self._entries, self._reader, self._streams.draining
+        if entries:
+            return entries.popleft()
+        before = reader.cursor
+        taken = reader.take()
+        if not taken and (end := reader.end) is not None:
+            self.over.set_result(end)
+            return None
+        if draining is not None and not self._told and before:
+            self._told = True
+            entries.extend(taken)
+            return self._beside(draining, before)
+        if len(taken) > 1:
+            entries.extend(taken[1:])
+        return taken[0] if taken else None
 
     def _beside(self, event: Event, sequence: int) -> bytes:
         """An event that is no part of the journal."""
