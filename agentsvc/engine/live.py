@@ -40,7 +40,7 @@ from agentsvc.engine.transcript import Transcript
 
 _log = logging.getLogger(__name__)
 _DEADLINE_SLACK = 0.05  # seconds
-_BEHIND = 0.001  # seconds
+_TIMINGS_BEHIND = 0.001  # seconds that the timings follow the first delta, unless something else follows it sooner
 _COMMIT_WAIT = 1.0  # seconds run_finished waits for the commit before it says persisted = false
 
 
@@ -279,7 +279,7 @@ class Live:
                 append(event, transcript.step)
                 if answers and show_timings:
                     # Behind the delta and not in its way: it may be waiting until gRPC is done with run_started.
-                    self._timings_timer = asyncio.get_running_loop().call_later(_BEHIND, self._tell_timings)
+                    self._timings_timer = asyncio.get_running_loop().call_later(_TIMINGS_BEHIND, self._tell_timings)
                 if in_step and journal.ahead and not self._settled:
                     waiting = self.timeline.clock()
                     await journal.keep_step()

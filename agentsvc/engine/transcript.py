@@ -118,7 +118,7 @@ class Answer:
         return "".join((*self.reasoning, *self.text, *calls))
 
 
-_NONE_YET = Answer()
+_NONE_YET = Answer()  # of all runs, and only read: a step begins with an answer of its own
 
 
 class Transcript:

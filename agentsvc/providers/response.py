@@ -1,6 +1,6 @@
 """One answer over HTTP, as far as aiohttp's parser has come: head here, body while it comes."""
 
-# ruff: noqa: SLF001 - aiohttp's reader has no public way to take all it has at once
+# ruff: noqa: SLF001 - aiohttp's reader has no public way to take all it has at once, nor a cheap one to ask how it is
 
 from __future__ import annotations
 

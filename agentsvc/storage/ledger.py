@@ -128,9 +128,6 @@ class BatchingLedger(ports.Ledger):
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - how long the flush may take
         """Accepts nothing more, writes what is left, gives up after ``timeout`` seconds."""
         self._closing = True
-        if self._hurry is not None:
-            self._hurry.cancel()
-            self._hurry = None
         self._arrived.set()
         if self._writer is None:
             return

@@ -47,7 +47,7 @@ def envelope(sequence: int, elapsed_us: int, step: int, field: int, content: byt
         _number(1, sequence),
         _number(2, elapsed_us),
         _number(3, step),
-        _tag(field, _BYTES),
+        varint(field << 3 | _BYTES),
         varint(len(content)),
         content,
     )
@@ -155,10 +155,7 @@ def _cost(cost: Cost) -> bytes:
     return _number(1, cost.micros) + _text(2, cost.currency_code) + _number(3, cost.estimated)
 
 
-def _tag(field: int, kind: int) -> bytes:
-    return _SHORT[field << 3 | kind]
-
-
+# The fields of an event's own messages, all of them below 16: their tags are one byte.
 def _number(field: int, number: int) -> bytes:
     if 0 < number < _FEW:
         return _SHORT[field << 3] + _SHORT[number]

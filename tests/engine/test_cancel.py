@@ -131,6 +131,22 @@ async def test_the_last_reader_leaving_stops_the_run_in_every_phase(phase: tuple
     assert live.record().error == DISCONNECTED.error
 
 
+async def test_the_vendor_is_let_go_before_the_end_is_told_also_where_the_run_waits_for_its_reader() -> None:
+    house = House([TextDelta(str(number)) for number in range(100)])
+    live = await house.start()
+    reader = live.reader()  # takes nothing
+    open_at_the_end: list[int] = []
+    live.on_ended = lambda _: open_at_the_end.append(house.model.open)
+    while not live.journal.ahead:  # noqa: ASYNC110 - the run's own steps
+        await asyncio.sleep(0)
+
+    live.stop(CANCELLED)
+
+    await live.ended()
+    assert open_at_the_end == [0]
+    reader.close()
+
+
 async def test_cancel_before_the_task_ran_asks_nobody() -> None:
     house = House()
     live = await house.start()

@@ -244,4 +244,7 @@ async def test_closing_the_client_ends_what_is_under_way() -> None:
         await asyncio.sleep(0)
         await client.close()
         assert reason(list(await asyncio.wait_for(waiting, 5))) is Reason.STREAM_TRUNCATED
-        assert reason(await answer(model)) is Reason.PROVIDER_UNREACHABLE
+        later = await answer(model)
+        assert reason(later) is Reason.PROVIDER_UNREACHABLE
+        assert "its connections are closed" in failure(later).error.message
+        assert not failure(later).error.retryable

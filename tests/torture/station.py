@@ -120,12 +120,12 @@ class Station:
         told = Inside(**json.loads(result.content[0].text))
         return replace(told, sockets=told.sockets - len(self.upstream.open))
 
-    async def back_to(self, before: Inside, native: float = math.inf) -> Inside:
+    async def back_to(self, before: Inside, native: float = math.inf, after: str = "") -> Inside:
         """What the process holds once it holds no more tasks, sockets and runs than ``before``, and less than ``native``
         bytes more of malloc's, which gRPC gives back a while after a connection's end. Fails if it never does."""
         give_up = time.monotonic() + PATIENCE
         while not (now := await self.inside()).at_rest(before) or now.native - before.native >= native:
-            assert time.monotonic() < give_up, f"left behind: {before} has become {now}"
+            assert time.monotonic() < give_up, f"left behind {after}: {before} has become {now}"
             await asyncio.sleep(0.02)  # each look is a run of its own
         return now
 

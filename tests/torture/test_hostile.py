@@ -192,7 +192,7 @@ async def survive(station: Station, *attacks: Callable[[Station, random.Random],
         for _ in range(3):
             async with healthy(station):
                 await attack(station, rng)
-            after.append(await station.back_to(before, GIVEN_BACK))
+            after.append(await station.back_to(before, GIVEN_BACK, attack.__name__))
         # The allocators keep pages for the next time; what they have kept twice is enough for the third time.
         assert after[3].resident - after[2].resident < KEPT, attack.__name__
         assert (await station.ask(agent, Say("Still here."))).text == "Still here."

@@ -96,10 +96,14 @@ def test_an_event_packed_by_hand_is_what_protobuf_makes(
     assert encode_event(sequence, elapsed_us, step, event) == v1.StreamChatResponse(event=wire).SerializeToString()
 
 
-@pytest.mark.parametrize("size", [0, 1, 123, 124, 125, 126, 127, 128, 16_000, 16_384, 2_097_152, 3_000_000])
-def test_a_delta_of_any_length_is_packed_right(size: int) -> None:
-    event = v1.ChatEvent(sequence=1, elapsed_us=1, step=1, text_delta=v1.TextDelta(text="é" * size))
-    wire = encode_event(1, 1, 1, ev.TextDelta("é" * size))
+@pytest.mark.parametrize(
+    "size",
+    [0, 1, *range(115, 129), 8_191, 8_192, *range(16_360, 16_386), 32_000, 2_097_152, 3_000_000],
+)
+@pytest.mark.parametrize("letter", ["e", "é"])
+def test_a_delta_of_any_length_is_packed_right(letter: str, size: int) -> None:
+    event = v1.ChatEvent(sequence=1, elapsed_us=1, step=1, text_delta=v1.TextDelta(text=letter * size))
+    wire = encode_event(1, 1, 1, ev.TextDelta(letter * size))
     assert wire == v1.StreamChatResponse(event=event).SerializeToString()
 
 

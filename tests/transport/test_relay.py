@@ -173,6 +173,19 @@ async def test_draining_is_told_once_before_anything_else_and_not_before_anythin
         assert stream.caller.kinds.count("draining") == 1
 
 
+async def test_draining_loses_nothing_of_what_waits_behind_it():
+    async with streaming() as stream:
+        stream.say("a")
+        opened = stream.caller.shut()
+        for text in ("b", "c", "d"):
+            stream.say(text)
+        stream.streams.drain(2.0)
+        opened()
+        await seen(lambda: len(stream.caller.got) == 5)
+        assert [event.sequence for event in stream.caller.got] == [1, 2, 2, 3, 4]
+        assert stream.caller.kinds == ["text_delta", "text_delta", "draining", "text_delta", "text_delta"]
+
+
 async def test_a_stream_that_waits_hears_of_the_drain_at_once():
     async with streaming() as stream:
         stream.say("a")
