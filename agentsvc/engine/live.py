@@ -41,6 +41,7 @@ from agentsvc.engine.transcript import Transcript
 _log = logging.getLogger(__name__)
 _DEADLINE_SLACK = 0.05  # seconds
 _TIMINGS_BEHIND = 0.001  # seconds that the timings follow the first delta, unless something else follows it sooner
+_ANSWERS = (TextDelta, ReasoningDelta, ToolCallStarted)  # what a caller sees first of an answer
 _COMMIT_WAIT = 1.0  # seconds run_finished waits for the commit before it says persisted = false
 
 
@@ -249,7 +250,8 @@ class Live:
         return Ending.failed(Reason.INTERNAL, f"A bug of the service ended the run; quote run {self.run_id}.")
 
     async def _converse(self) -> Ending:
-        await self._turn()
+        if self.conversation.run_id != self.run_id:
+            await self._turn()
         if self._run.state is not RunState.RUNNING:
             self._run = replace(self._run, state=RunState.RUNNING)
         self._plan = plan = self._prepare()
@@ -271,7 +273,7 @@ class Live:
                 if type(event) is GenerationCompleted:
                     # The session is free and its history readable before anybody learns that the answer is final.
                     self._settle(COMPLETED)
-                answers = first and isinstance(event, TextDelta | ReasoningDelta | ToolCallStarted)
+                answers = first and isinstance(event, _ANSWERS)
                 if answers:
                     first = False
                     if held_back:
@@ -301,8 +303,6 @@ class Live:
 
     async def _turn(self) -> None:
         """Waits in the session's queue; that time is nobody's overhead."""
-        if self.conversation.run_id == self.run_id:
-            return
         waiting = self.timeline.clock()
         try:
             await self.conversation.turn(self.run_id)

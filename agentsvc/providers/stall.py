@@ -33,7 +33,7 @@ class StallTimer:
         """The request is out. Later attempts do not start it anew."""
         if self._handle is None:
             self._due = perf_counter_ns() + int(self.first * 1e9)
-            self._wake_in(self.first)
+            self._handle = self._loop.call_later(self.first, self._check)
 
     def allows(self, delay: float) -> bool:
         """Whether ``delay`` seconds from now there is patience left for more than that."""

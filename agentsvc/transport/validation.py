@@ -18,6 +18,7 @@ from agentsvc.domain.errors import AgentsvcError, Reason, Violation
 M = TypeVar("M", bound=Message)
 
 _validator = Validator()
+_QUESTIONS = (v1.StreamChatRequest, v1.ChatRequest)
 PLAIN: Final = {"agent_id": 128, "message": 1 << 18, "session_id": 128, "user_id": 128, "request_id": 128}
 """The fields of a plain question and the characters each may have: a message, in the worst case, four bytes each."""
 
@@ -60,7 +61,7 @@ def is_plain(request: v1.StreamChatRequest | v1.ChatRequest) -> bool:
 
 def validate(request: Message) -> None:
     """Raises AgentsvcError INVALID_FIELD, with one violation per broken rule of the contract."""
-    if isinstance(request, v1.StreamChatRequest | v1.ChatRequest) and is_plain(request):
+    if isinstance(request, _QUESTIONS) and is_plain(request):
         return
     findings = _validator.collect_violations(request)
     if findings:
