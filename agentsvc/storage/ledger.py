@@ -120,6 +120,7 @@ class BatchingLedger(ports.Ledger):
                     await self._progress.wait()
                     if late:  # there was no room for them
                         self._take_up()
+                        self._arrived.set()
                         late &= self._beginnings.keys()
                         target = self._accepted
         except TimeoutError:
@@ -189,10 +190,10 @@ class BatchingLedger(ports.Ledger):
                 batch = self._batch()
                 await self._settle(batch)
                 self._together = sum(entry.landed is not None for entry in batch)
-            # Beginnings without a timer: it went off during the commit, or there was no room for them.
-            if self._queue or (self._beginnings and self._hurry is None):
+            # Beginnings that no timer is for: it went off during the commit, or there was no room, or nothing comes after them.
+            if self._queue or (self._beginnings and (self._hurry is None or self._closing)):
                 self._arrived.set()
-            elif self._closing and not self._beginnings:
+            elif self._closing:
                 return
 
     def _batch(self) -> Sequence[Entry]:

@@ -34,6 +34,12 @@ async def texts(storage: Storage, session_id: str) -> list[str]:
     return [message.text for message in await storage.sessions.history("acme", session_id, 10_000)]
 
 
+async def has_a_next_turn(storage: Storage, session_id: str) -> None:
+    """The session is there, and empty: its first turn was lost, and it goes on."""
+    await storage.ledger.ended("acme", Run("next", "demo", session_id), said("the next turn"))
+    assert await texts(storage, session_id) == ["the next turn"]
+
+
 async def test_what_arrives_together_is_committed_together(storage: Storage) -> None:
     before = storage.ledger.batches
     landed = []
@@ -195,8 +201,7 @@ async def test_a_session_outlives_a_first_turn_that_is_refused(storage: Storage)
     bad = [Message(Role.USER, (Text("x"),), message_id=b"bad")]  # type: ignore[arg-type]  # a bug
     with pytest.raises(AgentsvcError):
         await storage.ledger.ended("acme", Run("r1", "demo", "s"), bad)
-    await storage.ledger.ended("acme", Run("r2", "demo", "s"), said("the next turn"))
-    assert await texts(storage, "s") == ["the next turn"]
+    await has_a_next_turn(storage, "s")
 
 
 @ONLY_SQLITE
@@ -208,8 +213,7 @@ async def test_a_session_outlives_a_first_turn_for_which_there_is_no_room(opened
             lost = storage.ledger.ended("acme", Run("r1", "demo", "s", text="x" * 2000), said("lost"))
             with pytest.raises(AgentsvcError):
                 await lost
-        await storage.ledger.ended("acme", Run("r2", "demo", "s"), said("the next turn"))
-        assert await texts(storage, "s") == ["the next turn"]
+        await has_a_next_turn(storage, "s")
 
 
 @ONLY_SQLITE
@@ -232,7 +236,7 @@ async def test_a_beginning_whose_time_comes_during_a_commit_is_written_after_it(
 async def test_beginnings_without_room_are_waited_for_by_readers_and_written_at_the_end(
     opened: Opening, url: str
 ) -> None:
-    async with opened(backlog_bytes=1_200) as storage:
+    async with opened(backlog_bytes=1_200, start_window=60.0) as storage:  # the end waits for no timer
         for number in range(10):
             storage.ledger.started("acme", Run(f"r{number}", "demo"), None)
         assert len((await storage.runs.list("acme", PageRequest(), Filter())).items) == 10
